@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: MIT */
+/* Copyright vlmd contributors */
+/* Error messages: one fixed buffer, cut at its end, never allocated. */
+#include "base/error.h"
+
+#include <stdio.h>
+#include <string.h>
+
+int vl_error_set(struct vl_error *err, int code, const char *fmt, ...)
+{
+    if (!err)
+        return code;
+    va_list ap;
+    va_start(ap, fmt);
+    (void)vsnprintf(err->msg, sizeof(err->msg), fmt, ap); /* a message that is too long is cut */
+    va_end(ap);
+    err->code = code;
+    return code;
+}
+
+int vl_error_prefix(struct vl_error *err, int code, const char *fmt, ...)
+{
+    if (!err)
+        return code;
+    char old[sizeof(err->msg)], head[sizeof(err->msg)];
+    memcpy(old, err->msg, sizeof(old));
+    va_list ap;
+    va_start(ap, fmt);
+    (void)vsnprintf(head, sizeof(head), fmt, ap);
+    va_end(ap);
+    (void)snprintf(err->msg, sizeof(err->msg), "%.100s: %.136s", head, old);
+    err->code = code;
+    return code;
+}
