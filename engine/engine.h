@@ -10,51 +10,71 @@
 #include <stdbool.h>
 
 /* All that daemon/ sees of the machine below: no tensor, no model. Every call posts to the engine thread and
- * never blocks; all calls on one thread (the daemon's main thread). The model loads on the engine thread:
- * READY or FAILED (session 0, turn 0) tells the outcome; calls before it are accepted and wait. */
+ * never blocks (unref joins it); all calls on one thread, the daemon's main thread. The model loads on the
+ * engine thread: READY or FAILED (session 0, turn 0) tells the outcome; calls before it are accepted and
+ * wait. After FAILED every session fails and every turn ends as FAILED with the same error.
+ *
+ * A consumer that is slow loses nothing: text of a turn is joined into larger pieces, and a session or turn
+ * whose outbox is full is not scheduled until the outbox is read, while all others go on. */
 struct vl_engine;
+enum {
+    VL_ENGINE_MAX_SESSIONS = 64,
+    VL_ENGINE_MAX_QUEUE = 256,
+    VL_ENGINE_MAX_TOKENS = 4096,   /* of one answer */
+    VL_ENGINE_MAX_CAPTION = 256,   /* tokens of one caption */
+    VL_ENGINE_MAX_QUESTION = 16384 /* bytes */
+};
 struct vl_engine_opts {
     const char *backend; /* "cpu" or "cpu:isa=avx2"; NULL: the best there is */
     const char *model, *mmproj;
-    size_t kv_bytes; /* page pool; 0: enough for the default window of four streams */
-    uint32_t max_sessions, max_forks, max_queue, n_workers;
+    size_t kv_bytes; /* page pool; 0: the default window of max_sessions, and the reserve for max_forks */
+    uint32_t max_sessions; /* 0: 4 */
+    uint32_t max_queue;    /* turns accepted whose end has not been fetched, running ones included; 0: 64 */
+    uint32_t max_forks;    /* turns that run at once; 0: 4 */
+    uint32_t n_workers;    /* threads that compute, the engine's own included; 0: one per CPU we may use */
 };
 
 /* What is asked of the watch over one stream. Strings and params are copied. */
 struct vl_session_opts {
-    uint32_t max_caption_tokens, visual_budget; /* tokens a frame may keep; 0: all */
-    bool captions;
+    uint32_t max_caption_tokens; /* 0: 32 */
+    uint32_t visual_budget;      /* tokens a frame may keep; 0: all. Needs a reducer */
+    bool captions;               /* false: frames are remembered and nothing is said about them */
     const char *reducer, *policy, *instruction; /* NULL: none, "sink_window", the family's own */
     const struct vl_params *reducer_params, *policy_params;
-    struct vl_sampling sampling;
+    struct vl_sampling sampling; /* of captions; temperature 0: greedy */
 };
 
 struct vl_ask {
-    uint64_t session;              /* 0: none, the images are all there is */
-    struct vl_frame *const *image; /* references are taken */
-    uint32_t n_images, max_tokens;
-    const char *text;
-    int64_t since_ns,
-        until_ns;        /* wall clock, 0: open; nothing remembered in that range: VL_TURN_NOTHING_SEEN */
+    uint64_t session;
+    uint32_t max_tokens; /* 0 or more than VL_ENGINE_MAX_TOKENS: that many */
+    const char *text;    /* copied; UTF-8, special tokens in it are plain text */
+    /* Wall clock, 0: open. When no frame that is still in the visual window lies in [since, until]:
+     * VL_TURN_NOTHING_SEEN. The answer itself is given in view of all that is remembered. */
+    int64_t since_ns, until_ns;
     int64_t deadline_ns; /* CLOCK_MONOTONIC, 0: none */
-    int priority;
+    int priority;        /* of two that wait the higher goes first, of equals the older */
     struct vl_sampling sampling;
 };
 
 enum vl_turn_status { VL_TURN_OK, VL_TURN_CANCELLED, VL_TURN_DEADLINE, VL_TURN_NOTHING_SEEN, VL_TURN_FAILED };
 struct vl_turn_stats {
-    uint32_t n_prompt, n_output, n_pruned;
-    int64_t queued_ns, first_token_ns, total_ns; /* since the ask was accepted */
+    uint32_t n_prompt, n_output;
+    uint32_t n_pruned;                           /* visual tokens left out for this question alone */
+    int64_t queued_ns, first_token_ns, total_ns; /* since the ask was accepted; first_token_ns 0: none */
 };
 
-/* Running account of one session; in every FRAME_SEEN. */
+/* Running account of one session; in every FRAME_SEEN. Sums count since it was opened. */
 struct vl_session_stats {
-    uint64_t n_frames, n_dropped_tokens, n_visual_tokens, n_text_tokens, n_captions; /* since it was opened */
-    uint32_t window_tokens, window_frames;                                           /* held now */
-    uint64_t kv_bytes;                                                               /* pages it holds now */
-    int64_t oldest_wall_ns, newest_wall_ns; /* frames it still remembers; 0: none */
-    int64_t encode_ns, prefill_ns, decode_ns,
-        lag_ns; /* the last frame: work, and wall clock from seen to done */
+    uint64_t n_frames;         /* seen: in the window, or once in it */
+    uint64_t n_skipped;        /* taken from the mailbox and not seen: numeric trouble, no room */
+    uint64_t n_dropped_tokens; /* reduced on arrival or evicted since */
+    uint64_t n_visual_tokens, n_text_tokens; /* that entered the window */
+    uint64_t n_captions, n_gaps;
+    uint32_t window_tokens, window_frames;    /* held now; window_frames counts those still visible */
+    uint64_t kv_bytes;                        /* pages it holds now */
+    int64_t oldest_wall_ns, newest_wall_ns;   /* frames still visible; 0: none */
+    int64_t encode_ns, prefill_ns, decode_ns; /* work on the last frame */
+    int64_t lag_ns;                           /* of the last frame: from its wall clock to seen */
 };
 
 /* What the engine is made of; text members are owned by the engine. Valid after READY. */
@@ -66,39 +86,49 @@ struct vl_engine_info {
 
 enum vl_event_type {
     VL_EVENT_READY,
-    VL_EVENT_TEXT,         /* a piece of an answer, or of a caption when turn is 0; whole code points */
-    VL_EVENT_CAPTION_DONE, /* text: the whole caption, "" when the model chose silence */
-    VL_EVENT_FRAME_SEEN,
+    /* A piece of an answer, or of a caption when turn is 0; whole code points, no controls but tab and line
+     * feed. */
+    VL_EVENT_TEXT,
+    VL_EVENT_CAPTION_DONE, /* text: the whole caption on one line, "" when the model chose silence */
+    VL_EVENT_FRAME_SEEN,   /* once a frame, after its caption: questions from now on see it */
     VL_EVENT_TURN_DONE,
-    VL_EVENT_ENDED,  /* the session's mailbox ended; error.code 0 or why */
+    VL_EVENT_ENDED,  /* the session's mailbox ended; error.code 0 or why. What it saw can still be asked about
+                      */
     VL_EVENT_FAILED, /* the model (session 0) or this session cannot go on */
 };
 struct vl_event {
     enum vl_event_type type;
     enum vl_turn_status status;
-    uint64_t session, turn;              /* turn 0: the commentary */
-    int64_t pts_ns, pts_end_ns, wall_ns; /* of the frame that the caption is about */
-    const char *text;                    /* valid until the next call of vl_engine_next_event */
+    uint64_t session, turn;  /* turn 0: the commentary */
+    int64_t pts_ns, wall_ns; /* of the frame that the caption is about */
+    int64_t pts_end_ns;      /* when the next frame is due, judging by the last two */
+    const char *text;        /* ends with NUL; valid until the next call of vl_engine_next_event */
     size_t len;
     union {
         struct vl_turn_stats turn_stats; /* TURN_DONE */
         struct vl_session_stats
-            session_stats; /* FRAME_SEEN, CAPTION_DONE, ENDED; TURN_DONE with NOTHING_SEEN */
+            session_stats; /* FRAME_SEEN, CAPTION_DONE, ENDED; TURN_DONE of NOTHING_SEEN */
     };
-    struct vl_error error;
+    struct vl_error error; /* READY and OK: code 0 */
 };
 
 enum { VL_ENGINE_EMPTY = 1, VL_ENGINE_BUSY = 2 };
+/* Returns before the model is loaded. -EINVAL: unknown backend, a limit above VL_ENGINE_MAX_*. */
 int vl_engine_new(struct vl_engine **ret, const struct vl_engine_opts *o, struct vl_error *err);
 /* -ENOSPC: max_sessions. -EINVAL: unknown policy or reducer, or an option of theirs; err names it and the
- * nearest. */
+ * nearest. -EAGAIN: the engine has not yet read the last 256 commands. */
 int vl_engine_open_session(struct vl_engine *e, const struct vl_session_opts *o, uint64_t *ret_id,
                            struct vl_error *err);
+/* Takes the place of all options of open. Another instruction, policy or reducer starts a new window. */
 int vl_engine_configure(struct vl_engine *e, uint64_t session, const struct vl_session_opts *o,
                         struct vl_error *err);
-int vl_engine_watch(struct vl_engine *e, uint64_t session, struct vl_mailbox *frames); /* takes a reference */
-int vl_engine_close_session(struct vl_engine *e, uint64_t session); /* its turns end as CANCELLED */
-/* 0: exactly one TURN_DONE will follow. VL_ENGINE_BUSY: queue or forks are full. */
+/* Takes a reference, and the mailbox's wake. In place of the one watched before, if any: a source that came
+ * back. -ENOENT: no such session. */
+int vl_engine_watch(struct vl_engine *e, uint64_t session, struct vl_mailbox *frames);
+int vl_engine_close_session(struct vl_engine *e,
+                            uint64_t session); /* its turns end as CANCELLED; no more events */
+/* 0: exactly one TURN_DONE will follow. VL_ENGINE_BUSY: max_queue. -ENOENT: no such session. -EINVAL: empty
+ * or too long. */
 int vl_engine_ask(struct vl_engine *e, const struct vl_ask *q, uint64_t *ret_turn, struct vl_error *err);
 int vl_engine_cancel(struct vl_engine *e, uint64_t turn); /* idempotent; too late is no error */
 int vl_engine_event_fd(const struct vl_engine *e);        /* readable when an event waits; borrowed */
@@ -107,6 +137,7 @@ int vl_engine_get_info(const struct vl_engine *e, struct vl_engine_info *ret); /
 /* For the watchdog: a counter that moves with every quantum, and whether there is nothing to do. Any thread.
  */
 void vl_engine_heartbeat(const struct vl_engine *e, uint64_t *ret_count, bool *ret_idle);
-struct vl_engine *vl_engine_unref(struct vl_engine *e); /* cancels all turns, joins the thread */
+/* Ends all turns without further events and joins the thread, after the load if that is under way. */
+struct vl_engine *vl_engine_unref(struct vl_engine *e);
 VL_DEFINE_AUTO(vl_engine)
 #endif
