@@ -1,0 +1,257 @@
+/* SPDX-License-Identifier: MIT */
+/* Copyright vlmd contributors */
+/* vlmctl stream: add, list, show, remove. A file is opened here and handed over; the daemon opens no path of
+ * ours. */
+#include "cli/value.h"
+#include "cli/vlmctl.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+struct spec {
+    const char *name, *source, *instruction, *gate, *reducer, *policy, *lifetime;
+    uint64_t every, window, tokens_per_frame;
+    bool no_captions, loop, realtime;
+};
+
+static int put_str(sd_bus_message *m, const char *key, const char *v)
+{
+    return v ? sd_bus_message_append(m, "{sv}", key, "s", v) : 0;
+}
+
+static int put_bool(sd_bus_message *m, const char *key, bool set, bool v)
+{
+    return set ? sd_bus_message_append(m, "{sv}", key, "b", (int)v) : 0;
+}
+
+static int put_spec(sd_bus_message *m, const struct spec *s, int fd)
+{
+    int r;
+    if ((r = sd_bus_message_open_container(m, 'a', "{sv}")) < 0 || (r = put_str(m, "Name", s->name)) < 0)
+        return r;
+    r = fd >= 0 ? sd_bus_message_append(m, "{sv}", "Fd", "h", fd) : put_str(m, "Uri", s->source);
+    if (r < 0 || (r = put_str(m, "Instruction", s->instruction)) < 0 ||
+        (r = put_str(m, "Gate", s->gate)) < 0 || (r = put_str(m, "Reducer", s->reducer)) < 0 ||
+        (r = put_str(m, "Policy", s->policy)) < 0 || (r = put_str(m, "Lifetime", s->lifetime)) < 0 ||
+        (r = put_bool(m, "Captions", s->no_captions, false)) < 0 ||
+        (r = put_bool(m, "Loop", s->loop, true)) < 0 || (r = put_bool(m, "Realtime", s->realtime, true)) < 0)
+        return r;
+    if (s->every && (r = sd_bus_message_append(m, "{sv}", "SampleIntervalUSec", "t", s->every)) < 0)
+        return r;
+    if (s->window && (r = sd_bus_message_append(m, "{sv}", "WindowUSec", "t", s->window)) < 0)
+        return r;
+    if (s->tokens_per_frame &&
+        (r = sd_bus_message_append(m, "{sv}", "TokensPerFrame", "u", (uint32_t)s->tokens_per_frame)) < 0)
+        return r;
+    return sd_bus_message_close_container(m);
+}
+
+/* "test:" and the like are addresses; everything else is a path. */
+static bool is_uri(const char *s)
+{
+    size_t n = strspn(s, "abcdefghijklmnopqrstuvwxyz0123456789+.-");
+    return n > 1 && s[n] == ':';
+}
+
+static int open_source(const struct vl_ctl *c, const char *source, int *ret)
+{
+    struct stat st;
+    *ret = -1;
+    if (is_uri(source))
+        return 0;
+    int fd = open(source, O_RDONLY | O_CLOEXEC | O_NOCTTY);
+    if (fd < 0)
+        return vl_ctl_failed(c, source, NULL, -errno);
+    if (fstat(fd, &st) < 0 || S_ISDIR(st.st_mode)) {
+        (void)close(fd);
+        return vl_ctl_failed(c, source, NULL, -EISDIR);
+    }
+    *ret = fd;
+    return 0;
+}
+
+static int add(struct vl_ctl *c, const struct spec *s)
+{
+    sd_bus_error e = SD_BUS_ERROR_NULL;
+    sd_bus_message *m = NULL, *reply = NULL;
+    const char *path;
+    int fd, code = open_source(c, s->source, &fd);
+    if (code)
+        return code;
+    int r = sd_bus_message_new_method_call(c->bus, &m, VL_BUS_NAME, VL_BUS_ROOT, VL_IFACE("Manager"),
+                                           "AddStream");
+    if (r >= 0)
+        r = put_spec(m, s, fd);
+    if (r >= 0)
+        r = sd_bus_call(c->bus, m, 0, &e, &reply);
+    if (r >= 0)
+        r = sd_bus_message_read(reply, "o", &path);
+    if (r < 0)
+        code = vl_ctl_failed(c, s->name, &e, r);
+    else if (c->json)
+        (void)printf("{\"name\":\"%s\",\"path\":\"%s\"}\n", s->name, path);
+    if (fd >= 0)
+        (void)close(fd);
+    sd_bus_error_free(&e);
+    (void)sd_bus_message_unref(m);
+    (void)sd_bus_message_unref(reply);
+    return code;
+}
+
+static int cmd_add(struct vl_ctl *c, int argc, char **argv)
+{
+    struct spec s = {.lifetime = NULL};
+    const struct vl_opt opt[] = {
+        {"--every", VL_OPT_SPAN, &s.every},
+        {"--window", VL_OPT_SPAN, &s.window},
+        {"--tokens-per-frame", VL_OPT_NUMBER, &s.tokens_per_frame},
+        {"--instruction", VL_OPT_TEXT, &s.instruction},
+        {"--gate", VL_OPT_TEXT, &s.gate},
+        {"--reducer", VL_OPT_TEXT, &s.reducer},
+        {"--policy", VL_OPT_TEXT, &s.policy},
+        {"--lifetime", VL_OPT_TEXT, &s.lifetime},
+        {"--no-captions", VL_OPT_FLAG, &s.no_captions},
+        {"--loop", VL_OPT_FLAG, &s.loop},
+        {"--realtime", VL_OPT_FLAG, &s.realtime},
+        {NULL, VL_OPT_FLAG, NULL},
+    };
+    int n, code = vl_ctl_options(&vl_verb_stream, argc, argv, opt, &n);
+    if (code)
+        return code;
+    if (n != 2)
+        return vl_ctl_usage(&vl_verb_stream, "add needs a name and a file or test:");
+    s.name = argv[1];
+    s.source = argv[2];
+    code = vl_ctl_connect(c);
+    return code ? code : add(c, &s);
+}
+
+static void print_row(const cJSON *stream)
+{
+    const cJSON *frames = cJSON_GetObjectItemCaseSensitive(stream, "Frames");
+    const char *reason = vl_value_str(stream, "StateReason", "");
+    (void)printf("%-20s %-10s %4.0fx%-4.0f %8.0f seen %6.0f skipped  %s\n", vl_value_str(stream, "Name", "?"),
+                 vl_value_str(stream, "State", "?"), vl_value_num(stream, "Width", 0),
+                 vl_value_num(stream, "Height", 0), vl_value_num(frames, "seen", 0),
+                 vl_value_num(frames, "skipped", 0), reason);
+}
+
+static int cmd_list(struct vl_ctl *c, int argc, char **argv)
+{
+    static const struct vl_opt none[] = {{NULL, VL_OPT_FLAG, NULL}};
+    cJSON *streams = NULL;
+    int n, code = vl_ctl_options(&vl_verb_stream, argc, argv, none, &n);
+    if (code)
+        return code;
+    if (n)
+        return vl_ctl_usage(&vl_verb_stream, "list takes no name");
+    if ((code = vl_ctl_connect(c)) || (code = vl_value_streams(c, &streams)))
+        return code;
+    if (c->json) {
+        code = vl_value_print(streams);
+    } else {
+        const cJSON *s;
+        cJSON_ArrayForEach(s, streams) print_row(s);
+        if (!cJSON_GetArraySize(streams))
+            (void)puts("No streams; add one with: vlmctl stream add NAME FILE");
+    }
+    cJSON_Delete(streams);
+    return code;
+}
+
+static void print_member(const cJSON *v, const char *indent)
+{
+    const cJSON *m;
+    if (cJSON_IsObject(v)) {
+        (void)printf("%s%s\n", indent, v->string);
+        cJSON_ArrayForEach(m, v) print_member(m, "    ");
+    } else if (cJSON_IsString(v)) {
+        (void)printf("%s%-20s %s\n", indent, v->string, v->valuestring);
+    } else if (cJSON_IsBool(v)) {
+        (void)printf("%s%-20s %s\n", indent, v->string, cJSON_IsTrue(v) ? "yes" : "no");
+    } else if (cJSON_IsNumber(v)) {
+        (void)printf("%s%-20s %.15g\n", indent, v->string, v->valuedouble);
+    }
+}
+
+static int cmd_show(struct vl_ctl *c, int argc, char **argv)
+{
+    static const struct vl_opt none[] = {{NULL, VL_OPT_FLAG, NULL}};
+    char *path = NULL;
+    cJSON *all = NULL, *conf = NULL;
+    int n, code = vl_ctl_options(&vl_verb_stream, argc, argv, none, &n);
+    if (code)
+        return code;
+    if (n != 1)
+        return vl_ctl_usage(&vl_verb_stream, "show needs one name");
+    if ((code = vl_ctl_connect(c)) || (code = vl_ctl_stream_path(c, argv[1], &path)))
+        return code;
+    if (!(code = vl_value_properties(c, path, VL_IFACE("Stream"), &all)) &&
+        !(code = vl_value_call(c, path, VL_IFACE("Stream"), "GetConfiguration", &conf))) {
+        (void)cJSON_AddItemToObject(all, "Configuration", conf);
+        conf = NULL;
+        if (c->json) {
+            code = vl_value_print(all);
+        } else {
+            const cJSON *m;
+            cJSON_ArrayForEach(m, all) print_member(m, "");
+        }
+    }
+    cJSON_Delete(all);
+    cJSON_Delete(conf);
+    free(path);
+    return code;
+}
+
+static int cmd_remove(struct vl_ctl *c, int argc, char **argv)
+{
+    static const struct vl_opt none[] = {{NULL, VL_OPT_FLAG, NULL}};
+    sd_bus_error e = SD_BUS_ERROR_NULL;
+    char *path = NULL;
+    int n, code = vl_ctl_options(&vl_verb_stream, argc, argv, none, &n);
+    if (code)
+        return code;
+    if (n != 1)
+        return vl_ctl_usage(&vl_verb_stream, "remove needs one name");
+    if ((code = vl_ctl_connect(c)) || (code = vl_ctl_stream_path(c, argv[1], &path)))
+        return code;
+    int r = sd_bus_call_method(c->bus, VL_BUS_NAME, path, VL_IFACE("Stream"), "Remove", &e, NULL, NULL);
+    if (r < 0)
+        code = vl_ctl_failed(c, argv[1], &e, r);
+    sd_bus_error_free(&e);
+    free(path);
+    return code;
+}
+
+static int run(struct vl_ctl *c, int argc, char **argv)
+{
+    const char *sub = argc > 1 ? argv[1] : "";
+    if (!strcmp(sub, "add"))
+        return cmd_add(c, argc - 1, argv + 1);
+    if (!strcmp(sub, "list"))
+        return cmd_list(c, argc - 1, argv + 1);
+    if (!strcmp(sub, "show"))
+        return cmd_show(c, argc - 1, argv + 1);
+    if (!strcmp(sub, "remove"))
+        return cmd_remove(c, argc - 1, argv + 1);
+    return vl_ctl_usage(&vl_verb_stream, "say add, list, show or remove");
+}
+
+const struct vl_verb vl_verb_stream = {
+    .name = "stream",
+    .usage = "  vlmctl stream add NAME FILE|test:[?seed=N&seconds=N] [--every SPAN] [--window SPAN] "
+             "[--realtime] [--loop]\n"
+             "                [--instruction TEXT] [--no-captions] [--gate none|change] [--reducer NAME]\n"
+             "                [--tokens-per-frame N] [--policy NAME] [--lifetime client|daemon]\n"
+             "  vlmctl stream list\n"
+             "  vlmctl stream show NAME\n"
+             "  vlmctl stream remove NAME\n",
+    .help = "Streams: a file, or the drawn world of test:. A file is watched at the model's pace unless "
+            "--realtime.",
+    .run = run,
+};
