@@ -4,30 +4,37 @@
 #define VL_KERNELS_DTYPE_H
 #include <stddef.h>
 #include <stdint.h>
-/* Stored formats are generated from quant/formats.def (X-macro); written out here for reading. */
-enum vl_dtype { VL_F32, VL_F16, VL_BF16, VL_I32, VL_I64, VL_U8, VL_Q8_0, VL_Q4_0, VL_Q4_K, VL_DTYPE_COUNT };
-/* How a packed weight lies for the kernels. Stored formats are many, layouts are few; only a backend reads a
- * packed tensor. */
+
+/* Stored formats, VL_F32, VL_F16, ...: one line each in quant/formats.def. */
+enum vl_dtype {
+#define VL_FORMAT(id, ...) VL_##id,
+#include "kernels/quant/formats.def"
+    VL_DTYPE_COUNT
+};
+
+/* How a tensor lies. Stored formats are many, packed layouts are few; only a backend reads a packed tensor.
+ * kernels/layout.h has the bytes of the packed ones. */
 enum vl_layout {
-    VL_LAYOUT_ROWS /* as the dtype says: activations; never a matmul's weight */,
+    VL_LAYOUT_ROWS, /* as the dtype says: activations and stored tensors; never a matmul's weight */
     VL_LAYOUT_F32,
     VL_LAYOUT_F16,
     VL_LAYOUT_BF16,
-    VL_LAYOUT_I8_BLOCK,
-    VL_LAYOUT_I4_BLOCK,
-    VL_LAYOUT_I8_ROW,
+    VL_LAYOUT_I8_BLOCK, /* 32 elements to a scale */
     VL_LAYOUT_COUNT
 };
-/* One row per stored format, from quant/formats.def. max_nmse is the format's own promise: the conformance
- * test reads it. */
+
+/* One row per stored format. max_nmse is the format's own promise: the conformance test reads it. */
 struct vl_dtype_info {
     const char *name;
     uint32_t gguf_id; /* id in weight files, UINT32_MAX when never stored */
     uint32_t block_len, block_bytes;
-    enum vl_layout packs_to; /* the cheapest layout that loses nothing, else I8_BLOCK or F16 */
-    double max_nmse;
+    enum vl_layout packs_to; /* a layout that loses nothing; VL_LAYOUT_ROWS: is never a weight */
+    double max_nmse;         /* mean squared error over mean square, one round trip */
     void (*pack_row)(void *dst, const float *src, size_t n); /* NULL: read only */
     void (*unpack_row)(float *dst, const void *src, size_t n);
 };
+/* t < VL_DTYPE_COUNT; static memory. */
 const struct vl_dtype_info *vl_dtype_info(enum vl_dtype t);
+/* The bytes of n elements; n must be a multiple of the block. */
+size_t vl_dtype_row_bytes(enum vl_dtype dtype, size_t n);
 #endif

@@ -24,6 +24,8 @@ struct vl_tensor vl_tensor_2d(void *data, enum vl_dtype dtype, uint32_t d0, uint
 struct vl_tensor vl_tensor_3d(void *data, enum vl_dtype dtype, uint32_t d0, uint32_t d1, uint32_t d2);
 /* Rows [first, first + n) of t's outermost dimension. */
 struct vl_tensor vl_tensor_rows(const struct vl_tensor *t, uint32_t first, uint32_t n);
-size_t vl_tensor_bytes(const struct vl_tensor *t);        /* of a contiguous tensor of this shape */
-size_t vl_dtype_row_bytes(enum vl_dtype dtype, size_t n); /* n elements; n must be a multiple of the block */
+size_t vl_tensor_bytes(const struct vl_tensor *t); /* of a contiguous tensor of this shape */
+/* Rows are what is left when the innermost dimension is taken away, counted outermost first. */
+size_t vl_tensor_n_rows(const struct vl_tensor *t);
+void *vl_tensor_row(const struct vl_tensor *t, size_t row);
 #endif
