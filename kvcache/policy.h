@@ -1,29 +1,47 @@
 /* SPDX-License-Identifier: MIT */
 /* Copyright vlmd contributors */
+/*
+ * Which cached tokens go. A policy sees what the tokens are, never their keys, values or positions, and
+ * answers with slots; kvcache/kv.c moves pages and positions, once for all policies. A new policy is one file
+ * and one line in registry.c; tests/conformance/kv_policies.c holds every registered one to the contract
+ * below. Engine thread only.
+ */
 #ifndef VL_KVCACHE_POLICY_H
 #define VL_KVCACHE_POLICY_H
 #include "base/error.h"
 #include "base/params.h"
-#include "kernels/backend.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
 enum vl_kv_kind { VL_KV_TEXT, VL_KV_VISUAL };
+
 struct vl_kv_token {
-    int64_t pos[3];
-    uint64_t unit;
-    uint8_t kind;
+    uint64_t unit; /* never decreases from slot to slot: what came in with one frame and its words */
+    uint8_t kind;  /* enum vl_kv_kind */
     bool pinned;
-}; /* pos: rotary position; only kv.c assigns it */
-/* Which slots go when pages run out. Contract, checked for every registered policy: names at least n_wanted
- * slots or all it may; never a pinned one; ascending, no duplicates; deterministic; the same answer after
- * truncate to n and re-append. */
+};
+
+/* Asked after every commit with n_wanted 0, when it only enforces its own windows, and with n_wanted > 0 when
+ * pages ran out, when it also gives up what its windows would keep. It is shown committed tokens only.
+ *
+ * Contract, checked for every registered policy: with n_wanted > 0 it names at least n_wanted slots, or all
+ * it may (everything but the pinned); never a pinned one; ascending, no duplicates; what it names with
+ * n_wanted 0 it also names with more; asked again about the rest with n_wanted 0 it names nothing;
+ * deterministic; the same answer after truncate to n and re-append. */
 struct vl_kv_policy {
     const char *name, *paper;
-    const struct vl_param_desc *params;
+    const struct vl_param_desc *params; /* ends with key == NULL */
+    /* Bytes of host memory for one sequence of at most max_tokens tokens. */
     size_t (*state_size)(const struct vl_params *p, uint32_t max_tokens, uint32_t n_layers);
-    int (*init)(void *state, const struct vl_params *p, struct vl_error *err);
-    void (*observe)(void *state, unsigned layer,
-                    const struct vl_tensor *mass); /* optional; accepted rows only, no drafts */
+    int (*init)(void *state, const struct vl_params *p,
+                struct vl_error *err); /* p was checked against params */
+    /* tok [n]; ret_slots has room for n. */
     int (*pick)(void *state, const struct vl_kv_token *tok, uint32_t n, uint32_t n_wanted,
                 uint32_t *ret_slots, uint32_t *ret_n);
 };
-extern const struct vl_kv_policy *const vl_kv_policies[]; /* registry.c */
+
+extern const struct vl_kv_policy *const vl_kv_policies[]; /* registry.c, NULL-terminated */
+/* -EINVAL names the nearest known policy. */
+int vl_kv_policy_find(const struct vl_kv_policy **ret, const char *name, struct vl_error *err);
 #endif
