@@ -27,7 +27,8 @@ mount -t tmpfs tmpfs /run && mkdir -p /run/systemd/system /run/user/0 /run/dbus 
 mount --bind "$T/inst/usr/local" /usr/local || exit 1
 export XDG_RUNTIME_DIR=/run/user/0 DBUS_SESSION_BUS_ADDRESS=unix:path=/run/user/0/bus
 export XDG_CONFIG_HOME=$T/config HOME=$T/home
-mkdir -p "$XDG_CONFIG_HOME/systemd/user" "$HOME"
+mkdir -p "$XDG_CONFIG_HOME/systemd/user/vlmd.service.d" "$HOME"
+printf '[Service]\nWatchdogSec=3\nTimeoutAbortSec=1\n' >"$XDG_CONFIG_HOME/systemd/user/vlmd.service.d/quick.conf"
 # The classic bus, whatever dbus.service points to on this machine.
 cp /usr/lib/systemd/user/dbus.service "$XDG_CONFIG_HOME/systemd/user/dbus.service"
 /lib/systemd/systemd --user --unit=basic.target >"$T/systemd.log" 2>&1 &
