@@ -59,11 +59,11 @@ daemon=$!
 state=
 for _ in $(seq 600); do
     state=$($vlmctl --json status 2>/dev/null | sed -n 's/.*"State":[[:space:]]*"\([a-z]*\)".*/\1/p' | head -1) || true
-    [ "$state" = running ] || [ "$state" = failed ] && break
+    case $state in ready | failed | no-model) break ;; esac
     kill -0 $daemon 2>/dev/null || { cat "$run/vlmd.log"; exit 1; }
     sleep 0.1
 done
-[ "$state" = running ] || { echo "vlmd did not come up:"; $vlmctl status || true; cat "$run/vlmd.log"; exit 1; }
+[ "$state" = ready ] || { echo "vlmd did not come up:"; $vlmctl status || true; cat "$run/vlmd.log"; exit 1; }
 
 if [ -n "$file" ] && [ -z "$model" ]; then
     say 'Note: the built-in model knows only drawn shapes. For real footage give it a SmolVLM pair:'

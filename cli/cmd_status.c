@@ -17,12 +17,10 @@ static double mib(double bytes)
 static void print_daemon(const cJSON *m)
 {
     (void)printf("vlmd %s: %s\n", vl_value_str(m, "Version", "?"), vl_value_str(m, "State", "?"));
-    (void)printf("  model    %s\n", vl_value_str(m, "ModelName", "none"));
+    (void)printf("  %s\n", vl_value_str(m, "StatusText", ""));
     (void)printf("  backend  %s\n", vl_value_str(m, "Backend", "?"));
-    (void)printf("  memory   %.1f MiB used", mib(vl_value_num(m, "MemoryUsedBytes", 0)));
-    if (vl_value_num(m, "MemoryBudgetBytes", 0) > 0)
-        (void)printf(" of %.1f MiB", mib(vl_value_num(m, "MemoryBudgetBytes", 0)));
-    (void)printf(", %.0f questions waiting\n", vl_value_num(m, "QueueDepth", 0));
+    (void)printf("  memory   %.1f MiB, %.0f questions waiting\n", mib(vl_value_num(m, "MemoryUsedBytes", 0)),
+                 vl_value_num(m, "QueueDepth", 0));
 }
 
 static void print_last_caption(struct vl_ctl *c, const char *name)
@@ -48,21 +46,20 @@ static void print_last_caption(struct vl_ctl *c, const char *name)
 static void print_stream(struct vl_ctl *c, const cJSON *s)
 {
     const cJSON *f = cJSON_GetObjectItemCaseSensitive(s, "Frames"),
-                *t = cJSON_GetObjectItemCaseSensitive(s, "Tokens");
+                *t = cJSON_GetObjectItemCaseSensitive(s, "Tokens"),
+                *work = cJSON_GetObjectItemCaseSensitive(s, "WorkUSec");
     const char *reason = vl_value_str(s, "StateReason", ""), *name = vl_value_str(s, "Name", "?");
     (void)printf("  %s: %s%s%s, %.0fx%.0f, one frame in %.3g s\n", name, vl_value_str(s, "State", "?"),
                  *reason ? ", " : "", reason, vl_value_num(s, "Width", 0), vl_value_num(s, "Height", 0),
                  vl_value_num(s, "SampleIntervalUSec", 0) / 1e6);
     (void)printf("    frames %.0f seen, %.0f skipped, %.0f gated, %.0f corrupt\n", vl_value_num(f, "seen", 0),
                  vl_value_num(f, "skipped", 0), vl_value_num(f, "gated", 0), vl_value_num(f, "corrupt", 0));
-    (void)printf(
-        "    tokens %.0f visual kept, %.0f dropped, %.0f text; window %.0f tokens of %.0f s, KV %.2f MiB\n",
-        vl_value_num(t, "visual", 0), vl_value_num(t, "dropped", 0), vl_value_num(t, "text", 0),
-        vl_value_num(s, "WindowTokens", 0), vl_value_num(s, "WindowUSec", 0) / 1e6,
-        mib(vl_value_num(s, "KVBytes", 0)));
-    (void)printf("    lag    %.1f ms from frame to caption (encode %.1f, prefill %.1f, decode %.1f)\n",
-                 vl_value_num(s, "LagUSec", 0) / 1e3, vl_value_num(s, "EncodeUSec", 0) / 1e3,
-                 vl_value_num(s, "PrefillUSec", 0) / 1e3, vl_value_num(s, "DecodeUSec", 0) / 1e3);
+    (void)printf("    tokens %.0f visual kept, %.0f dropped, %.0f text; window %.0f tokens, KV %.2f MiB\n",
+                 vl_value_num(t, "visual", 0), vl_value_num(t, "dropped", 0), vl_value_num(t, "text", 0),
+                 vl_value_num(s, "WindowTokens", 0), mib(vl_value_num(s, "KVBytes", 0)));
+    (void)printf("    lag    %.1f ms from frame to seen (encode %.1f, prefill %.1f, decode %.1f)\n",
+                 vl_value_num(s, "LagUSec", 0) / 1e3, vl_value_num(work, "encode", 0) / 1e3,
+                 vl_value_num(work, "prefill", 0) / 1e3, vl_value_num(work, "decode", 0) / 1e3);
     print_last_caption(c, name);
 }
 

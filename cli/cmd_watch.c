@@ -15,6 +15,7 @@
 struct watch {
     struct vl_ctl *c;
     const char *name;
+    bool over; /* the source has ended; what the pipe still holds is printed */
     char line[8192];
     size_t n;
 };
@@ -75,6 +76,7 @@ static int on_changed(sd_bus_message *m, void *user, sd_bus_error *e)
     if (sd_bus_message_skip(m, "s") >= 0 && vl_value_read(m, &changed) >= 0) {
         const char *state = vl_value_str(changed, "State", NULL),
                    *reason = vl_value_str(changed, "StateReason", "");
+        w->over |= state && (!strcmp(state, "ended") || !strcmp(state, "failed"));
         if (state && !w->c->json)
             (void)printf("-- %s: %s%s%s\n", w->name, state, *reason ? ", " : "", reason);
     }
@@ -92,8 +94,11 @@ static int loop(struct watch *w, int fd)
             return vl_ctl_failed(w->c, w->name, NULL, r);
         struct pollfd p[] = {{.fd = fd, .events = POLLIN},
                              {.fd = sd_bus_get_fd(w->c->bus), .events = (short)sd_bus_get_events(w->c->bus)}};
-        if (poll(p, 2, -1) < 0 && errno != EINTR)
+        int n = poll(p, 2, w->over ? 300 : -1);
+        if (n < 0 && errno != EINTR)
             return vl_ctl_failed(w->c, w->name, NULL, -errno);
+        if (n == 0)
+            return VL_EXIT_OK;
         if (p[0].revents && (r = read_pipe(w, fd)) <= 0)
             return r < 0 ? vl_ctl_failed(w->c, w->name, NULL, r) : VL_EXIT_OK;
     }
