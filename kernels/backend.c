@@ -3,11 +3,13 @@
 /* What every backend shares: the registry, step scratch and taps. Runs on the thread that owns the exec. The
  * trap: scratch dies with the step, so a tensor of it must not outlive the caller's mark. */
 #include "kernels/backend.h"
+#include "kernels/cpu/cpu.h"
+#include "kernels/null/null.h"
 
 #include <stdio.h>
 #include <string.h>
 
-const struct vl_backend_ops *const vl_backends[] = {NULL};
+const struct vl_backend_ops *const vl_backends[] = {&vl_backend_cpu, &vl_backend_null, NULL};
 
 const struct vl_backend_ops *vl_backend_find(const char *name)
 {
