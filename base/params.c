@@ -3,7 +3,6 @@
 /* A small typed dictionary. Options come a handful at a time, so a linear table is the whole mechanism. */
 #include "base/params.h"
 
-#include <stdbool.h>
 #include <string.h>
 
 struct entry {
@@ -83,6 +82,18 @@ int vl_params_copy(struct vl_params **ret, const struct vl_params *p)
         return r;
     *ret = vl_steal(c);
     return 0;
+}
+
+bool vl_params_equal(const struct vl_params *a, const struct vl_params *b)
+{
+    if ((a ? a->n : 0) != (b ? b->n : 0))
+        return false;
+    for (size_t i = 0; a && i < a->n; i++) {
+        const struct entry *x = &a->entry[i], *y = find(b, x->key);
+        if (!y || !x->str != !y->str || x->num != y->num || (x->str && strcmp(x->str, y->str)))
+            return false;
+    }
+    return true;
 }
 
 int vl_params_f64(const struct vl_params *p, const char *key, double *inout)

@@ -5,6 +5,7 @@
 #include "base/cleanup.h"
 #include "base/error.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 
 /* Options of a policy or source, already typed: the daemon fills it from a{sv} or from the configuration
@@ -20,7 +21,8 @@ struct vl_param_desc {
 
 enum { VL_PARAMS_MAX = 32 };
 int vl_params_new(struct vl_params **ret);
-int vl_params_copy(struct vl_params **ret, const struct vl_params *p); /* p NULL: an empty set */
+int vl_params_copy(struct vl_params **ret, const struct vl_params *p);      /* p NULL: an empty set */
+bool vl_params_equal(const struct vl_params *a, const struct vl_params *b); /* NULL: an empty set */
 int vl_params_set_f64(struct vl_params *p, const char *key,
                       double v); /* the last value counts. -ENOSPC over the cap */
 int vl_params_set_str(struct vl_params *p, const char *key, const char *v);
