@@ -17,8 +17,8 @@
  *     int r = vl_bind_new(&b, weights, x);
  *     for (uint32_t l = 0; r == 0 && l < n_layers; l++) {
  *         const struct vl_bind_row rows[] = {
- *             {"blk.N.attn_norm.weight", VL_BIND_F32, {d_model}, &layer[l].attn_norm},
- *             {"blk.N.attn_q.weight", VL_BIND_WEIGHT, {n_heads * head_dim, d_model}, &layer[l].q,
+ *             {"blk.N.attn_norm.weight", VL_BIND_F32, {d_model}, .ret = &layer[l].attn_norm},
+ *             {"blk.N.attn_q.weight", VL_BIND_WEIGHT, {n_heads * head_dim, d_model}, .ret = &layer[l].q,
  *              .from_row = vl_bind_llama_row, .arg = head_dim},
  *         };
  *         r = vl_bind_add(b, rows, 2, l, err);

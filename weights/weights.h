@@ -90,7 +90,8 @@ struct vl_weights_tensor {
     uint64_t offset, size; /* bytes, from the start of the file */
 };
 uint32_t vl_weights_n_tensors(const struct vl_weights *w);
-const struct vl_weights_tensor *vl_weights_tensor_at(const struct vl_weights *w, uint32_t i); /* file order */
+const struct vl_weights_tensor *vl_weights_tensor_at(const struct vl_weights *w,
+                                                     uint32_t i); /* ascending by name */
 const struct vl_weights_tensor *vl_weights_find(const struct vl_weights *w,
                                                 const char *name); /* NULL: none */
 /* Bytes [from, from + n) of the tensor into ret, by pread. -EBADMSG, naming tensor and byte, if the file has
