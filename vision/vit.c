@@ -1,0 +1,238 @@
+/* SPDX-License-Identifier: MIT */
+/* Copyright vlmd contributors */
+/* SigLIP's encoder over backend ops. Between two steps nothing is held but h; every block gives its scratch
+ * back. */
+#include "vision/vit.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static int key_u32(const struct vl_weights *w, const char *name, uint32_t min, uint32_t max, uint32_t *ret,
+                   struct vl_error *err)
+{
+    char key[96];
+    (void)snprintf(key, sizeof(key), "clip.vision.%s", name);
+    return vl_weights_need_u32(w, key, min, max, ret, err);
+}
+
+static const struct vl_weights_tensor *layer_tensor(const struct vl_weights *w, uint32_t l, const char *name)
+{
+    char full[VL_WEIGHTS_MAX_NAME + 1];
+    (void)snprintf(full, sizeof(full), "v.blk.%u.%s", l, name);
+    return vl_weights_find(w, full);
+}
+
+/* Depth and width as the tensors have them. Old converters swapped the names of the two feed-forward
+ * matrices: the one that maps d to d_ff is the first, whatever it is called. */
+static int read_shape(struct vl_vit *v, const struct vl_weights *w, struct vl_error *err)
+{
+    while (v->n_layers < 512 && layer_tensor(w, v->n_layers, "ln1.weight"))
+        v->n_layers++;
+    const struct vl_weights_tensor *up = layer_tensor(w, 0, "ffn_up.weight"),
+                                   *down = layer_tensor(w, 0, "ffn_down.weight");
+    if (!v->n_layers || !up || !down || up->n_dims != 2 || down->n_dims != 2)
+        return vl_error_set(err, -EINVAL,
+                            "%s has no encoder (v.blk.0.ln1, ffn_up, ffn_down); is it an mmproj file?",
+                            vl_weights_name(w));
+    v->swapped_ffn = down->dim[1] == v->d_model && up->dim[1] != v->d_model;
+    v->d_ff = v->swapped_ffn ? down->dim[0] : up->dim[0];
+    return 0;
+}
+
+static int read_pixels(struct vl_vit *v, const struct vl_weights *w, struct vl_error *err)
+{
+    int r;
+    if ((r = vl_weights_get_f32s(w, "clip.vision.image_mean", v->mean, 3, err)) < 0 ||
+        (r = vl_weights_get_f32s(w, "clip.vision.image_std", v->std, 3, err)) < 0)
+        return r;
+    if (r == VL_WEIGHTS_ABSENT)
+        return vl_error_set(err, -EINVAL, "%s: clip.vision.image_mean or image_std is missing",
+                            vl_weights_name(w));
+    for (int c = 0; c < 3; c++)
+        if (!isfinite(v->mean[c]) || !isfinite(v->std[c]) || !(v->std[c] > 0))
+            return vl_error_set(err, -EINVAL, "%s: clip.vision.image_std must be three positive numbers",
+                                vl_weights_name(w));
+    return 0;
+}
+
+int vl_vit_init(struct vl_vit *v, const struct vl_weights *w, struct vl_error *err)
+{
+    *v = (struct vl_vit){.eps = 1e-6f};
+    int r;
+    if ((r = key_u32(w, "embedding_length", 1, 1 << 14, &v->d_model, err)) < 0 ||
+        (r = key_u32(w, "attention.head_count", 1, 512, &v->n_heads, err)) < 0 ||
+        (r = key_u32(w, "patch_size", 1, 256, &v->patch, err)) < 0 ||
+        (r = key_u32(w, "image_size", 1, 4096, &v->image_size, err)) < 0 ||
+        (r = read_pixels(v, w, err)) < 0 || (r = read_shape(v, w, err)) < 0)
+        return r;
+    v->grid = v->image_size / v->patch;
+    if (v->grid == 0 || v->grid > 128)
+        return vl_error_set(err, -EINVAL,
+                            "%s: pictures of %u in patches of %u make a grid of %u; 1 to 128 is possible",
+                            vl_weights_name(w), v->image_size, v->patch, v->grid);
+    if (v->d_model % v->n_heads)
+        return vl_error_set(err, -EINVAL, "%s: width %u does not divide into %u heads", vl_weights_name(w),
+                            v->d_model, v->n_heads);
+    v->layer = calloc(v->n_layers, sizeof(*v->layer));
+    return v->layer ? 0 : -ENOMEM;
+}
+
+void vl_vit_done(struct vl_vit *v)
+{
+    free(v->layer);
+    *v = (struct vl_vit){0};
+}
+
+static int bind_layer(struct vl_vit *v, uint32_t l, struct vl_bind *b, struct vl_error *err)
+{
+    struct vl_vit_layer *y = &v->layer[l];
+    const uint32_t c = v->d_model, f = v->d_ff;
+    const bool s = v->swapped_ffn;
+    const struct vl_bind_row rows[] = {
+        {"v.blk.N.ln1.weight", VL_BIND_F32, {c}, &y->ln1, false, NULL, 0},
+        {"v.blk.N.ln1.bias", VL_BIND_F32, {c}, &y->ln1_b, false, NULL, 0},
+        {"v.blk.N.attn_q.weight", VL_BIND_WEIGHT, {c, c}, &y->q, false, NULL, 0},
+        {"v.blk.N.attn_q.bias", VL_BIND_F32, {c}, &y->q_b, false, NULL, 0},
+        {"v.blk.N.attn_k.weight", VL_BIND_WEIGHT, {c, c}, &y->k, false, NULL, 0},
+        {"v.blk.N.attn_k.bias", VL_BIND_F32, {c}, &y->k_b, false, NULL, 0},
+        {"v.blk.N.attn_v.weight", VL_BIND_WEIGHT, {c, c}, &y->v, false, NULL, 0},
+        {"v.blk.N.attn_v.bias", VL_BIND_F32, {c}, &y->v_b, false, NULL, 0},
+        {"v.blk.N.attn_out.weight", VL_BIND_WEIGHT, {c, c}, &y->o, false, NULL, 0},
+        {"v.blk.N.attn_out.bias", VL_BIND_F32, {c}, &y->o_b, false, NULL, 0},
+        {"v.blk.N.ln2.weight", VL_BIND_F32, {c}, &y->ln2, false, NULL, 0},
+        {"v.blk.N.ln2.bias", VL_BIND_F32, {c}, &y->ln2_b, false, NULL, 0},
+        {s ? "v.blk.N.ffn_down.weight" : "v.blk.N.ffn_up.weight",
+         VL_BIND_WEIGHT,
+         {f, c},
+         &y->up,
+         false,
+         NULL,
+         0},
+        {s ? "v.blk.N.ffn_down.bias" : "v.blk.N.ffn_up.bias", VL_BIND_F32, {f}, &y->up_b, false, NULL, 0},
+        {s ? "v.blk.N.ffn_up.weight" : "v.blk.N.ffn_down.weight",
+         VL_BIND_WEIGHT,
+         {c, f},
+         &y->down,
+         false,
+         NULL,
+         0},
+        {s ? "v.blk.N.ffn_up.bias" : "v.blk.N.ffn_down.bias", VL_BIND_F32, {c}, &y->down_b, false, NULL, 0},
+    };
+    return vl_bind_add(b, rows, sizeof(rows) / sizeof(rows[0]), l, err);
+}
+
+int vl_vit_bind(struct vl_vit *v, struct vl_bind *b, struct vl_error *err)
+{
+    const uint32_t c = v->d_model;
+    const struct vl_bind_row rows[] = {
+        {"v.patch_embd.weight", VL_BIND_WEIGHT, {c, 3 * v->patch * v->patch}, &v->patch_embd, false, NULL, 0},
+        {"v.patch_embd.bias", VL_BIND_F32, {c}, &v->patch_b, false, NULL, 0},
+        {"v.position_embd.weight", VL_BIND_F32, {v->grid * v->grid, c}, &v->pos, false, NULL, 0},
+        {"v.post_ln.weight", VL_BIND_F32, {c}, &v->post, false, NULL, 0},
+        {"v.post_ln.bias", VL_BIND_F32, {c}, &v->post_b, false, NULL, 0},
+    };
+    int r = vl_bind_add(b, rows, sizeof(rows) / sizeof(rows[0]), 0, err);
+    for (uint32_t l = 0; r == 0 && l < v->n_layers; l++)
+        r = bind_layer(v, l, b, err);
+    return r;
+}
+
+/* y in scratch = a * w^T + bias */
+static int linear(struct vl_exec *x, struct vl_tensor *y, const struct vl_tensor *a,
+                  const struct vl_tensor *w, const struct vl_tensor *bias)
+{
+    int r = vl_scratch_2d(x, y, VL_F32, a->dim[0], w->dim[0]);
+    if (r || (r = x->ops->matmul(x, y, a, w)))
+        return r;
+    return x->ops->add(x, y, y, bias);
+}
+
+static int add_linear(struct vl_vit_pass *p, struct vl_exec *x, const struct vl_tensor *a,
+                      const struct vl_tensor *w, const struct vl_tensor *bias)
+{
+    struct vl_tensor y;
+    int r = linear(x, &y, a, w, bias);
+    return r ? r : x->ops->add(x, &p->h, &p->h, &y);
+}
+
+int vl_vit_begin(struct vl_vit_pass *p, const struct vl_vit *v, struct vl_exec *x,
+                 const struct vl_tensor *patches, uint32_t n_views)
+{
+    *p = (struct vl_vit_pass){.vit = v, .n_views = n_views};
+    const uint32_t n = v->grid * v->grid;
+    int r;
+    if (patches->dim[0] != n_views * n || n_views == 0)
+        return -EINVAL;
+    if ((r = linear(x, &p->h, patches, &v->patch_embd, &v->patch_b)))
+        return r;
+    for (uint32_t i = 0; r == 0 && i < n_views; i++) {
+        struct vl_tensor view = vl_tensor_rows(&p->h, i * n, n);
+        r = x->ops->add(x, &view, &view, &v->pos);
+    }
+    vl_tap(x, &p->h, "vit.embed");
+    return r;
+}
+
+static struct vl_tensor heads(const struct vl_tensor *t, uint32_t first, uint32_t n, uint32_t n_heads)
+{
+    struct vl_tensor rows = vl_tensor_rows(t, first, n);
+    return vl_tensor_3d(rows.data, VL_F32, n, n_heads, t->dim[1] / n_heads);
+}
+
+/* Each view attends to itself alone: one page a view, everything visible. */
+static int attend(struct vl_vit_pass *p, struct vl_exec *x, struct vl_tensor *y, const struct vl_tensor *q,
+                  const struct vl_tensor *k, const struct vl_tensor *v)
+{
+    const struct vl_vit *m = p->vit;
+    const uint32_t n = m->grid * m->grid, d = m->d_model / m->n_heads;
+    const struct vl_attn_params params = {.scale = (float)(1.0 / sqrt(d))};
+    int r = 0;
+    for (uint32_t i = 0; r == 0 && i < p->n_views; i++) {
+        struct vl_tensor yi = heads(y, i * n, n, m->n_heads), qi = heads(q, i * n, n, m->n_heads);
+        struct vl_tensor ki = heads(k, i * n, n, m->n_heads), vi = heads(v, i * n, n, m->n_heads);
+        const struct vl_kv_page page = {
+            .k = ki.data, .v = vi.data, .n_tokens = n, .k_dtype = VL_F32, .v_dtype = VL_F32};
+        const struct vl_kv_view view = {
+            .page = &page, .n_pages = 1, .n_tokens = n, .n_kv_heads = m->n_heads, .head_dim = d};
+        const struct vl_attn_seq seq = {.kv = &view, .n_queries = n};
+        r = x->ops->attention(x, &yi, &qi, &seq, 1, &params);
+    }
+    return r;
+}
+
+static int block(struct vl_vit_pass *p, struct vl_exec *x, const struct vl_vit_layer *y)
+{
+    const struct vl_vit *m = p->vit;
+    struct vl_tensor a, q, k, v, att, f;
+    int r;
+    if ((r = vl_scratch_2d(x, &a, VL_F32, p->h.dim[0], m->d_model)) ||
+        (r = x->ops->layer_norm(x, &a, &p->h, &y->ln1, &y->ln1_b, m->eps)) ||
+        (r = linear(x, &q, &a, &y->q, &y->q_b)) || (r = linear(x, &k, &a, &y->k, &y->k_b)) ||
+        (r = linear(x, &v, &a, &y->v, &y->v_b)) ||
+        (r = vl_scratch_2d(x, &att, VL_F32, p->h.dim[0], m->d_model)) ||
+        (r = attend(p, x, &att, &q, &k, &v)) || (r = add_linear(p, x, &att, &y->o, &y->o_b)) ||
+        (r = x->ops->layer_norm(x, &a, &p->h, &y->ln2, &y->ln2_b, m->eps)) ||
+        (r = linear(x, &f, &a, &y->up, &y->up_b)) || (r = x->ops->gelu(x, &f, &f)))
+        return r;
+    return add_linear(p, x, &f, &y->down, &y->down_b);
+}
+
+int vl_vit_step(struct vl_vit_pass *p, struct vl_exec *x, unsigned n_layers)
+{
+    const struct vl_vit *m = p->vit;
+    for (; n_layers && p->next_layer < m->n_layers; n_layers--, p->next_layer++) {
+        size_t mark = vl_arena_mark(x->scratch);
+        int r = block(p, x, &m->layer[p->next_layer]);
+        vl_arena_reset(x->scratch, mark);
+        if (r)
+            return r;
+        vl_tap(x, &p->h, "vit.%u", p->next_layer);
+    }
+    if (p->next_layer < m->n_layers)
+        return VL_VIT_MORE;
+    int r = x->ops->layer_norm(x, &p->h, &p->h, &m->post, &m->post_b, m->eps);
+    vl_tap(x, &p->h, "vit.post");
+    return r;
+}
