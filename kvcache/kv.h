@@ -60,7 +60,7 @@ struct vl_kv_segment {
  * 1). */
 size_t vl_kv_geometry_bytes(const struct vl_kv_geometry *g, uint32_t n_text, uint32_t n_visual,
                             uint32_t n_runs);
-/* Scratch that vl_kv_evict needs; vl_kv_store needs that of its own rows, [n, n_kv_heads, head_dim] f32. */
+/* Scratch that vl_kv_evict needs. vl_kv_store needs [n, n_kv_heads + 1, head_dim] f32 for its n rows. */
 size_t vl_kv_geometry_scratch(const struct vl_kv_geometry *g);
 
 /* Takes `bytes` of backend memory of x's device, in whole pages, and gives them back with the last reference;

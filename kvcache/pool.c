@@ -46,12 +46,13 @@ size_t vl_kv_geometry_bytes(const struct vl_kv_geometry *g, uint32_t n_text, uin
     return __builtin_mul_overflow(bytes, planes, &bytes) ? SIZE_MAX : bytes;
 }
 
+/* One page of all layers as f32, and the angles of its tokens. */
 size_t vl_kv_geometry_scratch(const struct vl_kv_geometry *g)
 {
-    size_t n = sizeof(float);
-    if (__builtin_mul_overflow(n, g->n_layers, &n) || __builtin_mul_overflow(n, g->page_slots, &n) ||
-        __builtin_mul_overflow(n, g->n_kv_heads, &n) || __builtin_mul_overflow(n, g->head_dim, &n) ||
-        __builtin_add_overflow(n, (size_t)64, &n))
+    size_t n = g->n_layers, row = sizeof(float);
+    if (__builtin_mul_overflow(n, g->n_kv_heads, &n) || __builtin_add_overflow(n, (size_t)1, &n) ||
+        __builtin_mul_overflow(row, g->head_dim, &row) || __builtin_mul_overflow(row, g->page_slots, &row) ||
+        __builtin_mul_overflow(n, row, &n) || __builtin_add_overflow(n, (size_t)256, &n))
         return SIZE_MAX;
     return n;
 }
