@@ -1,7 +1,17 @@
 /* SPDX-License-Identifier: MIT */
 /* Copyright vlmd contributors */
+/*
+ * A VLM as the engine sees it: one description, prompts as ids, frames as visual tokens, one forward pass.
+ * Families differ behind vl_arch; a new one is a file, a line in registry.c and a line in meson.build, and
+ * tests/conformance/archs.c holds it to what is said here. Engine thread only, but for vl_model_get_desc.
+ *
+ *     vl_model_new -> desc -> pool, arenas of desc's sizes -> vl_encode_new
+ *     frame:    encode_begin -> encode_step until 0 -> reduce -> render(FRAME) -> positions -> kv append ->
+ * run question: render(QUESTION) -> kv append -> run -> sampler -> ... -> render(REPLY_END)
+ */
 #ifndef VL_MODEL_MODEL_H
 #define VL_MODEL_MODEL_H
+#include "base/cleanup.h"
 #include "base/error.h"
 #include "base/frame.h"
 #include "decoder/transformer.h"
@@ -11,63 +21,114 @@
 
 struct vl_tokenizer;
 struct vl_weights;
-struct vl_model;  /* process lifetime: description, packed weights, tokenizer, backend */
-struct vl_encode; /* one pass of the encoder under way: its own exec and arena, so that decoder quanta may run
-                     between its layers */
-struct vl_feature_cache; /* vision/: what a stream keeps between frames to encode only what changed */
+struct vl_model;  /* process lifetime: description, packed weights, tokenizer; one owner */
+struct vl_encode; /* one pass of the encoder under way; one owner, engine lifetime */
+
+/* What the encoder takes at once. Frames are borrowed until encode_begin returns. */
 struct vl_unit {
     struct vl_frame *const *frame;
     uint32_t n_frames;
-    bool still;
-    struct vl_feature_cache *cache;
-    const struct vl_reducer *red;
 };
-/* A rendered prompt, appended to piece by piece in memory the caller gave: runs of ids, and places for a
- * unit's visual tokens. */
+
+/* A rendered prompt, appended to piece by piece in memory the caller gave: ids, and -1 for each visual
+ * token's place. */
 struct vl_chunk {
-    int32_t *id;
+    int32_t *id; /* [cap] */
     uint32_t n, cap, n_places;
 };
-enum vl_part { VL_PART_SYSTEM, VL_PART_FRAME, VL_PART_CAPTION_END, VL_PART_QUESTION, VL_PART_REPLY_END };
+
+/* The parts of a timeline. Every part but SYSTEM may follow any other: what stands between two special tokens
+ * is one text to the tokenizer, and no part ends or begins inside a word. The generated end token itself is
+ * never put into the sequence: CAPTION_END and REPLY_END begin with it, whether the model said it or was cut
+ * short. */
+enum vl_part {
+    VL_PART_SYSTEM,      /* text: the instruction, NULL: the family's own */
+    VL_PART_FRAME,       /* pts_ns: the clock shown, seconds rounded down; places of a whole frame */
+    VL_PART_CAPTION_END, /* after what was said about a frame, silence included */
+    VL_PART_QUESTION,    /* text: the question; special tokens in it are plain text */
+    VL_PART_REPLY_END
+};
+
 enum { VL_ENCODE_MORE = 1, VL_CHUNK_FULL = 2 };
+/* Longest side of a frame that encode_begin takes, and spans of a batch with logits that run_scratch covers.
+ */
+enum { VL_MODEL_MAX_SIDE = 8192, VL_MODEL_MAX_LOGITS = 16 };
+
 /* One VLM family, chosen by the pair (text file's general.architecture, projector file's
  * clip.projector_type). */
 struct vl_arch {
     const char *name, *text_arch, *projector; /* "smolvlm", "llama", "idefics3" */
+
+    /* Reads parameters and tokenizer into m, checks what they mean, fills m's description. Reads no tensor.
+     * -EINVAL, -ENOTSUP name key, value and remedy. After a failure close is called. */
     int (*open)(struct vl_model *m, const struct vl_weights *text, const struct vl_weights *mmproj,
                 struct vl_error *err);
-    int (*views)(const struct vl_model *m, const struct vl_unit *u, struct vl_view *ret,
-                 uint32_t *inout_n); /* known before encoding */
+    /* Binds all tensors into memory of x's device; called a second time, for another device, it starts anew.
+     * m takes over the memory. */
+    int (*load)(struct vl_model *m, struct vl_exec *x, const struct vl_weights *text,
+                const struct vl_weights *mmproj, struct vl_error *err);
+    void (*close)(struct vl_model *m); /* accepts half-open */
+
+    /* The views that u becomes: known before encoding, from sizes alone. *inout_n: room in ret, then how
+     * many. -EINVAL: a frame without pixels, or longer than VL_MODEL_MAX_SIDE. */
+    int (*views)(const struct vl_model *m, const struct vl_unit *u, struct vl_view *ret, uint32_t *inout_n);
+    /* Resets the encode's arena and brings u's pixels into it: whatever the encode gave before is gone.
+     * n_units must be 1 for now. */
     int (*encode_begin)(const struct vl_model *m, struct vl_encode *e, const struct vl_unit *u,
-                        uint32_t n_units); /* preprocesses; may batch streams */
-    int (*encode_step)(struct vl_encode *e, unsigned n_layers,
-                       struct vl_visual_tokens *ret); /* VL_ENCODE_MORE: go on */
+                        uint32_t n_units);
+    /* Runs up to n_layers (>= 1) further layers. VL_ENCODE_MORE: call again; 0: *ret was written and lies in
+     * the encode and its arena until the next begin. The cut does not change a bit of the result. */
+    int (*encode_step)(struct vl_encode *e, unsigned n_layers, struct vl_visual_tokens *ret);
+    void (*encode_free)(struct vl_encode *e); /* accepts half-made */
+    int (*encode_init)(const struct vl_model *m, struct vl_encode *e);
+
+    /* Rotary positions of tok's tokens from their segment's base, [tok->n], and what the segment takes up:
+     * counted on the whole grid, so that pruning moves nobody. */
     int (*positions)(const struct vl_model *m, const struct vl_visual_tokens *tok, int64_t (*ret_rel)[3],
                      int64_t *ret_extent);
+    /* Appends one part. VL_CHUNK_FULL: no room, and what was in inout before is still good. -E2BIG: text too
+     * long. */
     int (*render)(const struct vl_model *m, enum vl_part part, const char *text, int64_t pts_ns,
-                  struct vl_chunk *inout); /* or VL_CHUNK_FULL */
+                  struct vl_chunk *inout);
+    /* As vl_decoder_run; b->n <= desc.max_batch. */
     int (*run)(const struct vl_model *m, struct vl_exec *x, const struct vl_batch *b,
                struct vl_tensor *ret_logits);
 };
-/* What engine/ must know to make pools and arenas; filled at open, constant afterwards. Strings live as long
- * as the model. */
+
+/* What engine/ must know to make pools and arenas; filled by vl_model_new, constant afterwards. Strings live
+ * as long as the model. */
 struct vl_model_desc {
     const char *name, *arch, *quantization;
-    struct vl_kv_geometry kv; /* page_slots is the engine's choice */
-    uint32_t n_vocab, d_model, n_ctx, frame_tokens /* visual tokens of one video frame */,
-        default_window_frames;
-    uint32_t max_batch; /* tokens a run may take at once; run_scratch is sized for it */
-    size_t weight_bytes, encode_scratch, run_scratch;
+    struct vl_kv_geometry kv; /* page_slots and the dtypes are a proposal; rope lives as long as the model */
+    uint32_t n_vocab, d_model, n_ctx;
+    uint32_t frame_tokens;          /* visual tokens of one video frame */
+    uint32_t n_encode_layers;       /* layers of one encode */
+    uint32_t default_window_frames; /* frames that the commentary should keep */
+    uint32_t max_batch;             /* tokens a run may take at once; run_scratch is sized for it */
+    size_t weight_bytes;            /* packed, in backend memory */
+    size_t encode_scratch;          /* arena of the exec given to vl_encode_new; a reducer's comes on top */
+    size_t run_scratch;             /* arena of the exec given to run: max_batch tokens, VL_MODEL_MAX_LOGITS
+                                     * rows of logits */
 };
-const struct vl_model_desc *vl_model_get_desc(const struct vl_model *m);
-int vl_model_new(struct vl_model **ret, const char *text_path, const char *mmproj_path /* or NULL */,
-                 struct vl_exec *x, struct vl_error *err);
-const struct vl_arch *vl_model_arch(const struct vl_model *m);
-const struct vl_tokenizer *vl_model_tokenizer(
-    const struct vl_model *m); /* decoder/tokenizer.h: ids, pieces, end set, detokenizer state */
-int vl_encode_new(struct vl_encode **ret, const struct vl_model *m,
-                  struct vl_exec *x); /* later: its own device stream */
-struct vl_encode *vl_encode_unref(struct vl_encode *e);
+
+/* Opens the pair, finds its family, runs the whole model on the null backend (shapes and scratch), and only
+ * then reads a page of weights into memory of x's device, which must outlive the model. x is borrowed for the
+ * call. May take seconds. Errors say which file and what to do: -EINVAL a pair that does not fit together,
+ * -ENOTSUP a family, format or option we do not have, and what vl_weights_open answers. */
+int vl_model_new(struct vl_model **ret, const char *text_path, const char *mmproj_path, struct vl_exec *x,
+                 struct vl_error *err);
 struct vl_model *vl_model_unref(struct vl_model *m);
-extern const struct vl_arch *const vl_archs[]; /* registry.c */
+VL_DEFINE_AUTO(vl_model)
+const struct vl_model_desc *vl_model_get_desc(const struct vl_model *m);
+const struct vl_arch *vl_model_arch(const struct vl_model *m);
+const struct vl_tokenizer *vl_model_tokenizer(const struct vl_model *m);
+
+/* x is borrowed until unref and is the encode's own: an exec with an arena of at least desc.encode_scratch,
+ * which nobody else uses but to read and reduce the tokens that encode_step gave. Decoder quanta on another
+ * exec may run between its steps. -ENOMEM. */
+int vl_encode_new(struct vl_encode **ret, const struct vl_model *m, struct vl_exec *x);
+struct vl_encode *vl_encode_unref(struct vl_encode *e); /* before the model's */
+VL_DEFINE_AUTO(vl_encode)
+
+extern const struct vl_arch *const vl_archs[]; /* registry.c, NULL-terminated */
 #endif

@@ -1,0 +1,200 @@
+/* SPDX-License-Identifier: MIT */
+/* Copyright vlmd contributors */
+/* Resizing against Pillow's bytes, the frame path against transformers', YUV against the formula. */
+#include "base/workers.h"
+#include "tests/golden/taps.h"
+#include "vision/preprocess.h"
+
+#include <errno.h>
+#include <stdbool.h>
+
+enum { SIDE = 1280 };
+
+static void check_row(enum vl_filter filter, const uint8_t *in, uint32_t n_in, const uint8_t *want,
+                      uint32_t n)
+{
+    uint8_t src[3 * 16], dst[3 * 16];
+    struct vl_resize_axis a;
+    assert_int_equal(vl_resize_axis_init(&a, 16, 16), 0);
+    vl_resize_axis_set(&a, filter, n_in, n);
+    for (uint32_t i = 0; i < 3 * n_in; i++)
+        src[i] = in[i / 3];
+    vl_resize_row(&a, dst, src);
+    for (uint32_t i = 0; i < 3 * n; i++)
+        assert_int_equal(dst[i], want[i / 3]);
+    vl_resize_axis_done(&a);
+}
+
+/* Bytes that Pillow gave, written down once. */
+static void test_rows(void **state)
+{
+    (void)state;
+    static const uint8_t a[] = {0, 255, 0, 255, 128, 64, 32, 16}, b[] = {10, 200, 30, 90, 250};
+    static const struct {
+        enum vl_filter filter;
+        uint8_t a5[5], a3[3], b8[8];
+    } want[] = {
+        {VL_FILTER_BILINEAR, {104, 113, 178, 68, 23}, {121, 136, 43}, {10, 93, 189, 83, 49, 86, 180, 250}},
+        {VL_FILTER_BICUBIC, {104, 116, 187, 60, 19}, {113, 144, 36}, {0, 94, 199, 78, 28, 83, 190, 255}},
+        {VL_FILTER_LANCZOS, {103, 127, 181, 57, 20}, {113, 148, 33}, {0, 99, 201, 91, 7, 77, 198, 255}},
+    };
+    for (size_t i = 0; i < 3; i++) {
+        check_row(want[i].filter, a, 8, want[i].a5, 5);
+        check_row(want[i].filter, a, 8, want[i].a3, 3);
+        check_row(want[i].filter, b, 5, want[i].b8, 8);
+    }
+}
+
+/* value (37 * i) mod 256 in raster order, 4 x 4 */
+static void check_square(enum vl_filter filter, uint32_t w, uint32_t h, const uint8_t *want)
+{
+    uint8_t pixels[48];
+    for (uint32_t i = 0; i < 48; i++)
+        pixels[i] = (uint8_t)(37 * (i / 3));
+    struct vl_frame f = test_frame_rgb(pixels, 4, 4);
+    struct vl_view v = {.src_w = 4, .src_h = 4, .out_w = w, .out_h = h};
+    struct vl_preprocess p;
+    struct vl_tensor t;
+    assert_int_equal(vl_preprocess_init(&p, filter, 8, 8), 0);
+    assert_int_equal(vl_preprocess_run(&p, NULL, &f, &v, &t), 0);
+    const uint8_t *got = t.data;
+    for (uint32_t i = 0; i < w * h; i++)
+        assert_int_equal(got[3 * i], want[i]);
+    vl_preprocess_done(&p);
+}
+
+static void test_squares(void **state)
+{
+    (void)state;
+    check_square(VL_FILTER_BILINEAR, 3, 3, (const uint8_t[]){55, 100, 91, 105, 150, 105, 155, 110, 64});
+    check_square(VL_FILTER_BICUBIC, 3, 3, (const uint8_t[]){50, 101, 88, 100, 159, 104, 164, 104, 56});
+    check_square(VL_FILTER_LANCZOS, 3, 3, (const uint8_t[]){54, 108, 83, 96, 167, 107, 164, 96, 53});
+    check_square(VL_FILTER_BILINEAR, 6, 2,
+                 (const uint8_t[]){69, 88, 112, 137, 107, 70, 119, 138, 143, 96, 84, 84});
+    check_square(VL_FILTER_BICUBIC, 6, 2,
+                 (const uint8_t[]){65, 80, 111, 149, 109, 68, 120, 144, 151, 89, 78, 87});
+}
+
+/* Every size of frames.taps through one preprocess, so that a table left over from the last would show; with
+ * and without workers. */
+static void test_frame_path(void **state)
+{
+    (void)state;
+    struct test_taps taps = test_taps_open(GOLDEN_DIR "/smolvlm/frames.taps");
+    vl_auto(vl_workers) workers = NULL;
+    assert_int_equal(vl_workers_new(&workers, 1), 0);
+    struct vl_preprocess p;
+    assert_int_equal(vl_preprocess_init(&p, VL_FILTER_LANCZOS, SIDE, 64), 0);
+    for (uint32_t i = 0; i < 2 * taps.n; i++) {
+        struct test_tap_entry e = test_tap_at(&taps, i / 2);
+        unsigned w = 0, h = 0, edge = 0;
+        assert_int_equal(sscanf(e.name, "%ux%u.%u", &w, &h, &edge), 3);
+        uint8_t *pixels = test_picture(w, h);
+        struct vl_frame f = test_frame_rgb(pixels, w, h);
+        struct vl_view v;
+        struct vl_tensor t;
+        vl_view_squash(&v, w, h, edge);
+        assert_int_equal(vl_preprocess_run(&p, i % 2 ? workers : NULL, &f, &v, &t), 0);
+        assert_int_equal(t.dim[0], e.dim[0]);
+        assert_int_equal(t.dim[1], e.dim[1]);
+        if (memcmp(t.data, taps.bytes + e.offset, vl_tensor_bytes(&t)) != 0)
+            fail_msg("pixels of %s differ from the reference", e.name);
+        free(pixels);
+    }
+    vl_preprocess_done(&p);
+    test_taps_close(&taps);
+}
+
+static void test_refuses(void **state)
+{
+    (void)state;
+    uint8_t pixels[3 * 100] = {0};
+    struct vl_frame f = test_frame_rgb(pixels, 10, 10);
+    const struct vl_view bad[] = {
+        {.src_w = 11, .src_h = 10, .out_w = 8, .out_h = 8},
+        {.src_x = 1, .src_w = 10, .src_h = 10, .out_w = 8, .out_h = 8},
+        {.src_y = 11, .src_w = 10, .src_h = 1, .out_w = 8, .out_h = 8},
+        {.src_w = 0, .src_h = 10, .out_w = 8, .out_h = 8},
+        {.src_w = 10, .src_h = 10, .out_w = 17, .out_h = 8},
+        {.src_w = 10, .src_h = 10, .out_w = 8, .out_h = 0},
+        {.src_w = 10, .src_h = 10, .mid_w = 8, .out_w = 8, .out_h = 8},
+    };
+    struct vl_preprocess p;
+    struct vl_tensor t;
+    assert_int_equal(vl_preprocess_init(&p, VL_FILTER_LANCZOS, 10, 16), 0);
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
+        assert_int_equal(vl_preprocess_run(&p, NULL, &f, &bad[i], &t), -EINVAL);
+    vl_preprocess_done(&p);
+    assert_int_equal(vl_preprocess_init(&p, VL_FILTER_LANCZOS, 0, 16), -EINVAL);
+    vl_preprocess_done(&p);
+}
+
+/* Full-precision BT.601/709, both ranges: at most one level from the fixed-point rows. */
+static void reference_rgb(int matrix, int range, double y, double u, double v, double rgb[3])
+{
+    double kr = matrix == VL_MATRIX_BT709 ? 0.2126 : 0.299, kb = matrix == VL_MATRIX_BT709 ? 0.0722 : 0.114;
+    y = range == VL_RANGE_FULL ? y / 255 : (y - 16) / 219;
+    u = (u - 128) / (range == VL_RANGE_FULL ? 255 : 224);
+    v = (v - 128) / (range == VL_RANGE_FULL ? 255 : 224);
+    rgb[0] = y + 2 * (1 - kr) * v;
+    rgb[2] = y + 2 * (1 - kb) * u;
+    rgb[1] = (y - kr * rgb[0] - kb * rgb[2]) / (1 - kr - kb);
+    for (int c = 0; c < 3; c++)
+        rgb[c] = 255 * (rgb[c] < 0 ? 0 : rgb[c] > 1 ? 1 : rgb[c]);
+}
+
+enum { W = 7, H = 6, CW = 4, CH = 3 };
+struct yuv {
+    uint8_t y[W * H], u[CW * CH], v[CW * CH], uv[2 * CW * CH];
+};
+
+static void check_yuv(const struct yuv *s, enum vl_pixfmt format, uint8_t matrix, uint8_t range)
+{
+    struct vl_frame f = {.plane = {s->y, format == VL_PIXFMT_NV12 ? s->uv : s->u, s->v},
+                         .stride = {W, format == VL_PIXFMT_NV12 ? 2 * CW : CW, CW},
+                         .width = W,
+                         .height = H,
+                         .format = format,
+                         .matrix = matrix,
+                         .range = range};
+    for (uint32_t y = 0; y < H; y++) {
+        uint8_t got[3 * W];
+        vl_frame_row_rgb(&f, y, 1, W - 1, got);
+        for (uint32_t x = 1; x < W; x++) {
+            double want[3];
+            bool grey = format == VL_PIXFMT_GRAY8;
+            uint32_t c = y / 2 * CW + x / 2;
+            reference_rgb(matrix, range, s->y[y * W + x], grey ? 128 : s->u[c], grey ? 128 : s->v[c], want);
+            for (int i = 0; i < 3; i++)
+                assert_true(fabs(want[i] - got[3 * (x - 1) + i]) <= 1);
+        }
+    }
+}
+
+static void test_yuv(void **state)
+{
+    (void)state;
+    struct test_rng rng = test_rng_new("yuv");
+    for (int round = 0; round < 20; round++) {
+        struct yuv s;
+        for (size_t i = 0; i < sizeof(s.y); i++)
+            s.y[i] = (uint8_t)test_randn(&rng, 256);
+        for (size_t i = 0; i < sizeof(s.u); i++) {
+            s.uv[2 * i] = s.u[i] = (uint8_t)test_randn(&rng, 256);
+            s.uv[2 * i + 1] = s.v[i] = (uint8_t)test_randn(&rng, 256);
+        }
+        static const enum vl_pixfmt formats[] = {VL_PIXFMT_NV12, VL_PIXFMT_I420, VL_PIXFMT_GRAY8};
+        for (int i = 0; i < 12; i++)
+            check_yuv(&s, formats[i % 3], i & 1 ? VL_MATRIX_BT709 : VL_MATRIX_BT601,
+                      i < 6 ? VL_RANGE_LIMITED : VL_RANGE_FULL);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_rows),    cmocka_unit_test(test_squares), cmocka_unit_test(test_frame_path),
+        cmocka_unit_test(test_refuses), cmocka_unit_test(test_yuv),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
