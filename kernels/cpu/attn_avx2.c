@@ -13,44 +13,55 @@
 
 enum { MR = 6, KEYS = VL_ATTN_KEYS };
 
-/* dst[r * ldd + 0..n) = start + sum over i < k of a[r * lda + i] * b[i * ldb + 0..n), n <= 16; with alpha,
- * start is dst * alpha[r], else 0. */
+/* What is spelled out once for each row: an accumulator in an array would not surely stay in a register. */
+#define ROWS_1(X) X(0)
+#define ROWS_2(X) ROWS_1(X) X(1)
+#define ROWS_3(X) ROWS_2(X) X(2)
+#define ROWS_4(X) ROWS_3(X) X(3)
+#define ROWS_5(X) ROWS_4(X) X(4)
+#define ROWS_6(X) ROWS_5(X) X(5)
+#define ZERO(r)   __m256 low##r = _mm256_setzero_ps(), high##r = low##r;
+#define STEP(r)                                                                                              \
+    v = _mm256_broadcast_ss(a + r * lda + i);                                                                \
+    low##r = _mm256_fmadd_ps(v, b0, low##r);                                                                 \
+    high##r = _mm256_fmadd_ps(v, b1, high##r);
+#define PUT(r) put(dst + r * ldd, low##r, high##r, n, alpha ? alpha + r : NULL);
+
+/* dst[0..n) = sum + (alpha ? dst * alpha : 0), n <= 16 */
+static inline void put(float *dst, __m256 low, __m256 high, size_t n, const float *alpha)
+{
+    if (alpha) {
+        low = _mm256_fmadd_ps(load_some(dst, n), _mm256_set1_ps(*alpha), low);
+        if (n > 8)
+            high = _mm256_fmadd_ps(load_some(dst + 8, n - 8), _mm256_set1_ps(*alpha), high);
+    }
+    store_some(dst, low, n);
+    if (n > 8)
+        store_some(dst + 8, high, n - 8);
+}
+
+/* For R rows: put the sum over i < k of a[r * lda + i] * b[i * ldb + 0..n) to dst + r * ldd. */
 #define TILE(R)                                                                                              \
     static inline void tile##R(float *dst, size_t ldd, const float *a, size_t lda, const float *b,           \
                                size_t ldb, size_t k, size_t n, const float *alpha)                           \
     {                                                                                                        \
-        __m256 acc[R][2];                                                                                    \
-        for (int r = 0; r < R; r++)                                                                          \
-            acc[r][0] = acc[r][1] = _mm256_setzero_ps();                                                     \
-        if (n == 16) {                                                                                       \
-            for (size_t i = 0; i < k; i++) {                                                                 \
-                __m256 b0 = _mm256_loadu_ps(b + i * ldb), b1 = _mm256_loadu_ps(b + i * ldb + 8);             \
-                for (int r = 0; r < R; r++) {                                                                \
-                    __m256 v = _mm256_broadcast_ss(a + r * lda + i);                                         \
-                    acc[r][0] = _mm256_fmadd_ps(v, b0, acc[r][0]);                                           \
-                    acc[r][1] = _mm256_fmadd_ps(v, b1, acc[r][1]);                                           \
-                }                                                                                            \
-            }                                                                                                \
-        } else {                                                                                             \
-            __m256i m0 = lanes(n), m1 = lanes(n > 8 ? n - 8 : 0);                                            \
-            for (size_t i = 0; i < k; i++) {                                                                 \
-                __m256 b0 = _mm256_maskload_ps(b + i * ldb, m0);                                             \
-                __m256 b1 = n > 8 ? _mm256_maskload_ps(b + i * ldb + 8, m1) : _mm256_setzero_ps();           \
-                for (int r = 0; r < R; r++) {                                                                \
-                    __m256 v = _mm256_broadcast_ss(a + r * lda + i);                                         \
-                    acc[r][0] = _mm256_fmadd_ps(v, b0, acc[r][0]);                                           \
-                    acc[r][1] = _mm256_fmadd_ps(v, b1, acc[r][1]);                                           \
-                }                                                                                            \
+        ROWS_##R(ZERO) if (n == 16)                                                                          \
+        {                                                                                                    \
+            for (size_t i = 0; i < k; i++, b += ldb) {                                                       \
+                __m256 v, b0 = _mm256_loadu_ps(b), b1 = _mm256_loadu_ps(b + 8);                              \
+                ROWS_##R(STEP)                                                                               \
             }                                                                                                \
         }                                                                                                    \
-        for (int r = 0; r < R; r++)                                                                          \
-            for (size_t h = 0; h < n; h += 8) {                                                              \
-                float *out = dst + r * ldd + h;                                                              \
-                __m256 v = h ? acc[r][1] : acc[r][0];                                                        \
-                if (alpha)                                                                                   \
-                    v = _mm256_fmadd_ps(load_some(out, n - h), _mm256_set1_ps(alpha[r]), v);                 \
-                store_some(out, v, n - h);                                                                   \
+        else                                                                                                 \
+        {                                                                                                    \
+            const __m256i m0 = lanes(n), m1 = lanes(n > 8 ? n - 8 : 0);                                      \
+            for (size_t i = 0; i < k; i++, b += ldb) {                                                       \
+                __m256 v, b0 = _mm256_maskload_ps(b, m0);                                                    \
+                __m256 b1 = n > 8 ? _mm256_maskload_ps(b + 8, m1) : _mm256_setzero_ps();                     \
+                ROWS_##R(STEP)                                                                               \
             }                                                                                                \
+        }                                                                                                    \
+        ROWS_##R(PUT)                                                                                        \
     }
 TILE(1)
 TILE(2)

@@ -17,17 +17,17 @@
 
 enum { KC = 256, MR = 6 };
 
-/* y[0..n) = (first block ? 0 : y) + acc, n outputs of a panel. */
-static inline void put(float *y, __m256 a0, __m256 a1, size_t n, int first)
+/* y[0..n) = (first block of k ? 0 : y) + sum, n outputs of a panel. */
+static inline void put(float *y, __m256 low, __m256 high, size_t n, int first)
 {
     if (!first) {
-        a0 = _mm256_add_ps(load_some(y, n), a0);
+        low = _mm256_add_ps(load_some(y, n), low);
         if (n > 8)
-            a1 = _mm256_add_ps(load_some(y + 8, n - 8), a1);
+            high = _mm256_add_ps(load_some(y + 8, n - 8), high);
     }
-    store_some(y, a0, n);
+    store_some(y, low, n);
     if (n > 8)
-        store_some(y + 8, a1, n - 8);
+        store_some(y + 8, high, n - 8);
 }
 
 static inline size_t smaller(size_t a, size_t b)
@@ -66,41 +66,45 @@ static inline __m256 scales(const char *block, int half)
     return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(block + 16 * half)));
 }
 
-/* C rows of activations against P whole or cut panels. LEN: k's that one step walks (a block, or any number
- * up to KC without blocks); HEAD: bytes ahead of them; SIZE: bytes of an element. */
-#define GEMV_BODY(name, wide, C, P, LEN, HEAD, SIZE)                                                         \
+/* What is spelled out once for each (panel, row of activations): an accumulator in an array would not surely
+ * stay in a register. */
+#define EACH_4_1(X)     X(0, 0) X(1, 0) X(2, 0) X(3, 0)
+#define EACH_2_2(X)     X(0, 0) X(0, 1) X(1, 0) X(1, 1)
+#define EACH_1_4(X)     X(0, 0) X(0, 1) X(0, 2) X(0, 3)
+#define EACH_1_2(X)     X(0, 0) X(0, 1)
+#define EACH_1_1(X)     X(0, 0)
+#define GEMV_ZERO(p, c) __m256 low##p##c = _mm256_setzero_ps(), high##p##c = low##p##c;
+#define GEMV_STEP(p, c)                                                                                      \
+    v = _mm256_broadcast_ss(a + c * lda + i0 + i);                                                           \
+    low##p##c = _mm256_fmadd_ps(v, wide(row + p * panel_bytes, d[p][0]), low##p##c);                         \
+    high##p##c = _mm256_fmadd_ps(v, wide(row + p * panel_bytes + 8 * size, d[p][1]), high##p##c);
+#define GEMV_PUT(p, c)                                                                                       \
+    put(y + c * ldy + p * VL_PANEL, low##p##c, high##p##c, smaller(n_out - p * VL_PANEL, VL_PANEL), kb == 0);
+
+/* C rows of activations against P panels, the last of which may be cut. LEN: k's that one step walks, a block
+ * or without blocks KC; HEAD: bytes ahead of them; SIZE: bytes of an element. */
+#define GEMV_BODY(name, WIDE, C, P, LEN, HEAD, SIZE)                                                         \
     static inline void name(float *y, size_t ldy, const char *w, size_t panel_bytes, const float *a,         \
                             size_t lda, size_t k, size_t n_out)                                              \
     {                                                                                                        \
+        const size_t size = SIZE;                                                                            \
+        __m256 (*const wide)(const char *, __m256) = WIDE;                                                   \
         for (size_t kb = 0; kb < k; kb += KC) {                                                              \
             size_t end = smaller(k, kb + KC);                                                                \
-            __m256 acc[P][C][2];                                                                             \
-            for (int p = 0; p < P; p++)                                                                      \
-                for (int c = 0; c < C; c++)                                                                  \
-                    acc[p][c][0] = acc[p][c][1] = _mm256_setzero_ps();                                       \
-            for (size_t i0 = kb; i0 < end; i0 += LEN) {                                                      \
+            EACH_##P##_##C(GEMV_ZERO) for (size_t i0 = kb; i0 < end; i0 += LEN)                              \
+            {                                                                                                \
                 size_t n = smaller(LEN, end - i0);                                                           \
-                const char *at = w + i0 / LEN * (HEAD) + i0 * VL_PANEL * SIZE;                               \
-                __m256 d[P][2];                                                                              \
+                const char *row = w + i0 / LEN * (HEAD) + i0 * VL_PANEL * size;                              \
+                __m256 d[P][2], v;                                                                           \
                 for (int p = 0; p < P; p++)                                                                  \
                     for (int h = 0; h < 2; h++)                                                              \
-                        d[p][h] = HEAD ? scales(at + p * panel_bytes, h) : _mm256_setzero_ps();              \
-                for (size_t i = 0; i < n; i++) {                                                             \
-                    for (int p = 0; p < P; p++) {                                                            \
-                        const char *row = at + p * panel_bytes + HEAD + i * VL_PANEL * SIZE;                 \
-                        __m256 w0 = wide(row, d[p][0]), w1 = wide(row + 8 * SIZE, d[p][1]);                  \
-                        for (int c = 0; c < C; c++) {                                                        \
-                            __m256 v = _mm256_broadcast_ss(a + c * lda + i0 + i);                            \
-                            acc[p][c][0] = _mm256_fmadd_ps(v, w0, acc[p][c][0]);                             \
-                            acc[p][c][1] = _mm256_fmadd_ps(v, w1, acc[p][c][1]);                             \
-                        }                                                                                    \
-                    }                                                                                        \
+                        d[p][h] = HEAD ? scales(row + p * panel_bytes, h) : _mm256_setzero_ps();             \
+                row += HEAD;                                                                                 \
+                for (size_t i = 0; i < n; i++, row += VL_PANEL * size) {                                     \
+                    EACH_##P##_##C(GEMV_STEP)                                                                \
                 }                                                                                            \
             }                                                                                                \
-            for (int p = 0; p < P; p++)                                                                      \
-                for (int c = 0; c < C; c++)                                                                  \
-                    put(y + c * ldy + p * VL_PANEL, acc[p][c][0], acc[p][c][1],                              \
-                        smaller(n_out - p * VL_PANEL, VL_PANEL), kb == 0);                                   \
+            EACH_##P##_##C(GEMV_PUT)                                                                         \
         }                                                                                                    \
     }
 
@@ -119,24 +123,30 @@ static inline __m256 scales(const char *block, int half)
             gemv##C##_##layout##_one(y + j, ldy, panel, bytes, a, lda, k, n_out - j);                        \
     }
 
+#define ROWS_1(X)    X(0)
+#define ROWS_2(X)    ROWS_1(X) X(1)
+#define ROWS_3(X)    ROWS_2(X) X(2)
+#define ROWS_4(X)    ROWS_3(X) X(3)
+#define ROWS_5(X)    ROWS_4(X) X(4)
+#define ROWS_6(X)    ROWS_5(X) X(5)
+#define TILE_ZERO(r) __m256 low##r = _mm256_setzero_ps(), high##r = low##r;
+#define TILE_STEP(r)                                                                                         \
+    v = _mm256_broadcast_ss(a + r * lda + i);                                                                \
+    low##r = _mm256_fmadd_ps(v, b0, low##r);                                                                 \
+    high##r = _mm256_fmadd_ps(v, b1, high##r);
+#define TILE_PUT(r) put(y + r * ldy, low##r, high##r, n_out, first);
+
 /* R rows x 16 outputs over n k's; b [n, 16]. */
 #define TILE(R)                                                                                              \
     static inline void tile##R(float *y, size_t ldy, const float *b, const float *a, size_t lda, size_t n,   \
                                size_t n_out, int first)                                                      \
     {                                                                                                        \
-        __m256 acc[R][2];                                                                                    \
-        for (int r = 0; r < R; r++)                                                                          \
-            acc[r][0] = acc[r][1] = _mm256_setzero_ps();                                                     \
-        for (size_t i = 0; i < n; i++) {                                                                     \
-            __m256 b0 = _mm256_loadu_ps(b + i * VL_PANEL), b1 = _mm256_loadu_ps(b + i * VL_PANEL + 8);       \
-            for (int r = 0; r < R; r++) {                                                                    \
-                __m256 v = _mm256_broadcast_ss(a + r * lda + i);                                             \
-                acc[r][0] = _mm256_fmadd_ps(v, b0, acc[r][0]);                                               \
-                acc[r][1] = _mm256_fmadd_ps(v, b1, acc[r][1]);                                               \
-            }                                                                                                \
+        ROWS_##R(TILE_ZERO) for (size_t i = 0; i < n; i++, b += VL_PANEL)                                    \
+        {                                                                                                    \
+            __m256 v, b0 = _mm256_loadu_ps(b), b1 = _mm256_loadu_ps(b + 8);                                  \
+            ROWS_##R(TILE_STEP)                                                                              \
         }                                                                                                    \
-        for (int r = 0; r < R; r++)                                                                          \
-            put(y + r * ldy, acc[r][0], acc[r][1], n_out, first);                                            \
+        ROWS_##R(TILE_PUT)                                                                                   \
     }
 TILE(1)
 TILE(2)
@@ -215,7 +225,8 @@ WIDE_TILE(i8, wide_i8, VL_I8_LEN, 2 * VL_PANEL, 1)
         }                                                                                                    \
     }
 
-/* Panels at a time: 8 accumulators hide the latency of one row; more rows need fewer panels. */
+/* Panels at a time: 8 accumulators hide the latency of one row; more rows need fewer panels. Eight rows go
+ * four by four over a panel that the first four left in the cache. */
 #define LAYOUT(layout, id, LEN, HEAD, SIZE)                                                                  \
     GEMV(layout, id, wide_##layout, 1, 4, LEN, HEAD, SIZE)                                                   \
     GEMV(layout, id, wide_##layout, 2, 2, LEN, HEAD, SIZE)                                                   \
@@ -224,7 +235,12 @@ WIDE_TILE(i8, wide_i8, VL_I8_LEN, 2 * VL_PANEL, 1)
     static void gemv8_##layout##_avx2(float *y, size_t ldy, const void *w, const float *a, size_t lda,       \
                                       size_t k, size_t n_out)                                                \
     {                                                                                                        \
-        gemm_##layout##_avx2(y, ldy, w, a, lda, 8, k, n_out);                                                \
+        const char *panel = w;                                                                               \
+        size_t bytes = vl_layout_panel_bytes(id, k);                                                         \
+        for (size_t j = 0; j < n_out; j += VL_PANEL, panel += bytes) {                                       \
+            gemv4_##layout##_one(y + j, ldy, panel, bytes, a, lda, k, n_out - j);                            \
+            gemv4_##layout##_one(y + j + 4 * ldy, ldy, panel, bytes, a + 4 * lda, lda, k, n_out - j);        \
+        }                                                                                                    \
     }                                                                                                        \
     static const struct vl_matmul_ukernels table_##layout = {                                                \
         {gemv1_##layout##_avx2, gemv2_##layout##_avx2, gemv4_##layout##_avx2, gemv8_##layout##_avx2},        \
