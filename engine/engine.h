@@ -123,7 +123,7 @@ int vl_engine_open_session(struct vl_engine *e, const struct vl_session_opts *o,
 int vl_engine_configure(struct vl_engine *e, uint64_t session, const struct vl_session_opts *o,
                         struct vl_error *err);
 /* Takes a reference, and the mailbox's wake. In place of the one watched before, if any: a source that came
- * back. -ENOENT: no such session. */
+ * back. NULL: none. -ENOENT: no such session. */
 int vl_engine_watch(struct vl_engine *e, uint64_t session, struct vl_mailbox *frames);
 int vl_engine_close_session(struct vl_engine *e,
                             uint64_t session); /* its turns end as CANCELLED; no more events */

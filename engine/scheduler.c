@@ -91,7 +91,8 @@ static void watch_session(struct vl_engine *e, struct vl_session *s, struct vl_m
         return;
     }
     vl_watch_set_mailbox(s, frames);
-    vl_mailbox_set_wake(frames, wake_on_frame, e);
+    if (frames)
+        vl_mailbox_set_wake(frames, wake_on_frame, e);
 }
 
 static void obey(struct vl_engine *e, const struct vl_command *c)
@@ -290,7 +291,7 @@ static void tick(struct vl_engine *e)
     if (e->dirty)
         vl_engine_announce(e);
     e->dirty = false;
-    if (!did)
+    if (!did && !atomic_load(&e->stop)) /* its wake may be the one just read */
         sleep_until(e, deadline);
 }
 

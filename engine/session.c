@@ -6,6 +6,7 @@
  */
 #include "engine/session.h"
 
+#include "base/clock.h"
 #include "model/model.h"
 
 #include <assert.h>
@@ -115,6 +116,19 @@ static int render_sink(struct vl_session *s, struct vl_error *err)
     return 0;
 }
 
+/* A policy that counts frames keeps as many as the model was made for, unless it is told otherwise. */
+static int set_default_window(const struct vl_machine *m, struct vl_session_plan *plan)
+{
+    const struct vl_param_desc *d = plan->policy->params;
+    double given = 0;
+    while (d->key && strcmp(d->key, "window"))
+        d++;
+    if (!d->key || vl_params_f64(plan->policy_params, "window", &given) < 0 || given != 0)
+        return 0;
+    uint32_t n = m->desc->default_window_frames;
+    return n ? vl_params_set_f64(plan->policy_params, "window", n) : 0;
+}
+
 static int build(struct vl_session *s, struct vl_error *err)
 {
     s->ids_cap = s->m->max_frame_ids;
@@ -162,8 +176,9 @@ int vl_session_open(struct vl_session *s, struct vl_machine *m, struct vl_outbox
     s->out = out;
     s->id = id;
     s->plan = plan;
-    s->step_ns = INT64_C(1000000000);
-    return build(s, err);
+    s->step_ns = VL_NSEC_PER_SEC;
+    int r = set_default_window(m, plan);
+    return r < 0 ? vl_error_set(err, r, "no memory for a session") : build(s, err);
 }
 
 static bool same_text(const char *a, const char *b)
@@ -174,6 +189,11 @@ static bool same_text(const char *a, const char *b)
 int vl_session_configure(struct vl_session *s, struct vl_session_plan *plan, struct vl_error *err)
 {
     const struct vl_session_plan *old = s->plan;
+    int r = set_default_window(s->m, plan);
+    if (r < 0) {
+        (void)vl_session_plan_unref(plan);
+        return vl_error_set(err, r, "no memory for a session");
+    }
     bool same = old && same_text(old->instruction, plan->instruction) && old->policy == plan->policy &&
                 old->reducer == plan->reducer && vl_params_equal(old->policy_params, plan->policy_params) &&
                 vl_params_equal(old->reducer_params, plan->reducer_params);

@@ -1,0 +1,361 @@
+/* SPDX-License-Identifier: MIT */
+/* Copyright vlmd contributors */
+/* What scripted_model.h says. The id of each token lies in its cached value, so run() reads back the whole
+ * text in view and answers from it; nothing is kept elsewhere. */
+#include "tests/unit/scripted_model.h"
+
+#include "decoder/tokenizer.h"
+#include "model/model.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+atomic_uint scripted_delay_us, scripted_n_layers, scripted_n_runs, scripted_largest;
+atomic_bool scripted_mixed;
+atomic_int scripted_encode_fails;
+
+enum { END = 256, N_VOCAB = 257, D = 4, HEAD_DIM = 2, MAX_VIEW = 8192, VISUAL = 1000 };
+
+/* The text in view; a visual token is VISUAL + its value. */
+struct view {
+    int n, at; /* at: just behind the last "]", where the reply begins */
+    int id[MAX_VIEW];
+};
+
+struct vl_model {
+    struct vl_model_desc desc;
+    struct view *view; /* what run() reads back */
+};
+struct vl_encode {
+    struct vl_exec *x;
+    unsigned layer;
+    float value;
+    struct vl_grid_pos pos[SCRIPTED_FRAME_TOKENS];
+    float weight[SCRIPTED_FRAME_TOKENS];
+};
+
+static void delay(void)
+{
+    unsigned us = atomic_load(&scripted_delay_us);
+    if (us)
+        (void)usleep(us);
+}
+
+/* ---- tokenizer ---- */
+
+bool vl_tokenizer_is_end(const struct vl_tokenizer *t, int32_t id)
+{
+    (void)t;
+    return id == END;
+}
+
+int vl_detok_push(const struct vl_tokenizer *t, struct vl_detok *d, int32_t id, char ret[VL_DETOK_MAX],
+                  size_t *ret_len)
+{
+    (void)t, (void)d;
+    ret[0] = (char)id;
+    *ret_len = 1;
+    return 0;
+}
+
+void vl_detok_flush(struct vl_detok *d, char ret[VL_DETOK_MAX], size_t *ret_len)
+{
+    (void)d, (void)ret;
+    *ret_len = 0;
+}
+
+/* ---- encoder ---- */
+
+static int encode_begin(const struct vl_model *m, struct vl_encode *e, const struct vl_unit *u,
+                        uint32_t n_units)
+{
+    (void)m, (void)n_units;
+    e->layer = 0;
+    e->value = u->frame[0]->plane[0][0];
+    vl_arena_reset(e->x->scratch, 0);
+    return 0;
+}
+
+static int encode_step(struct vl_encode *e, unsigned n_layers, struct vl_visual_tokens *ret)
+{
+    static unsigned runs_before;
+    delay();
+    if (e->layer > 0 && runs_before != atomic_load(&scripted_n_runs))
+        atomic_store(&scripted_mixed, true);
+    e->layer += n_layers;
+    atomic_fetch_add(&scripted_n_layers, n_layers);
+    runs_before = atomic_load(&scripted_n_runs);
+    if (e->layer < SCRIPTED_LAYERS)
+        return VL_ENCODE_MORE;
+    if (atomic_load(&scripted_encode_fails) > 0) {
+        atomic_fetch_sub(&scripted_encode_fails, 1);
+        return -EIO;
+    }
+    *ret = (struct vl_visual_tokens){
+        .pos = e->pos, .weight = e->weight, .n = SCRIPTED_FRAME_TOKENS, .grid_w = 2, .grid_h = 2};
+    int r = vl_scratch_2d(e->x, &ret->feat, VL_F32, SCRIPTED_FRAME_TOKENS, D);
+    if (r < 0)
+        return r;
+    for (uint16_t i = 0; i < SCRIPTED_FRAME_TOKENS; i++) {
+        e->pos[i] = (struct vl_grid_pos){.y = i / 2, .x = i % 2};
+        e->weight[i] = 1;
+        for (int k = 0; k < D; k++)
+            ((float *)ret->feat.data)[i * D + k] = e->value;
+    }
+    return 0;
+}
+
+static int positions(const struct vl_model *m, const struct vl_visual_tokens *tok, int64_t (*ret_rel)[3],
+                     int64_t *ret_extent)
+{
+    (void)m;
+    for (uint32_t i = 0; i < tok->n; i++)
+        for (int k = 0; k < 3; k++)
+            ret_rel[i][k] = tok->pos[i].y * 2 + tok->pos[i].x;
+    *ret_extent = SCRIPTED_FRAME_TOKENS;
+    return 0;
+}
+
+int vl_encode_new(struct vl_encode **ret, const struct vl_model *m, struct vl_exec *x)
+{
+    (void)m;
+    *ret = calloc(1, sizeof(**ret));
+    if (!*ret)
+        return -ENOMEM;
+    (*ret)->x = x;
+    return 0;
+}
+
+struct vl_encode *vl_encode_unref(struct vl_encode *e)
+{
+    free(e);
+    return NULL;
+}
+
+/* ---- prompt ---- */
+
+static int put(struct vl_chunk *c, int32_t id)
+{
+    if (c->n == c->cap)
+        return VL_CHUNK_FULL;
+    c->id[c->n++] = id;
+    c->n_places += id < 0;
+    return 0;
+}
+
+static int put_text(struct vl_chunk *c, const char *text)
+{
+    int r = 0;
+    for (; r == 0 && *text; text++)
+        r = put(c, (unsigned char)*text);
+    return r;
+}
+
+static int render(const struct vl_model *m, enum vl_part part, const char *text, int64_t pts_ns,
+                  struct vl_chunk *c)
+{
+    (void)m;
+    char head[64];
+    int r = 0;
+    switch (part) {
+    case VL_PART_SYSTEM:
+        r = put_text(c, "[S]");
+        return r == 0 && text ? put_text(c, text) : r;
+    case VL_PART_FRAME:
+        (void)snprintf(head, sizeof(head), "[F%lld:", (long long)(pts_ns / 1000000000));
+        r = put_text(c, head);
+        for (int i = 0; r == 0 && i < SCRIPTED_FRAME_TOKENS; i++)
+            r = put(c, -1);
+        return r == 0 ? put_text(c, "]") : r;
+    case VL_PART_CAPTION_END:
+        return put(c, ';');
+    case VL_PART_QUESTION:
+        r = put_text(c, "[Q");
+        if (r == 0)
+            r = put_text(c, text);
+        return r == 0 ? put_text(c, "]") : r;
+    default:
+        return -EINVAL;
+    }
+}
+
+/* ---- what it says ---- */
+
+static void read_view(struct vl_kv *kv, struct view *v)
+{
+    struct vl_kv_view pages;
+    (void)vl_kv_view(kv, 0, &pages);
+    v->n = v->at = 0;
+    for (uint32_t p = 0; p < pages.n_pages; p++)
+        for (uint32_t i = 0; i < pages.page[p].n_tokens && v->n < MAX_VIEW; i++) {
+            v->id[v->n++] = (int)((const float *)pages.page[p].v)[i * HEAD_DIM];
+            if (v->id[v->n - 1] == ']')
+                v->at = v->n;
+        }
+}
+
+static int sum_of_frames(const struct view *v)
+{
+    int sum = 0;
+    for (int i = 0; i < v->n; i++)
+        sum += v->id[i] >= VISUAL ? v->id[i] - VISUAL : 0;
+    return sum / SCRIPTED_FRAME_TOKENS;
+}
+
+/* Byte `at` of a finished text, then the end. */
+static int from_text(const char *text, int at)
+{
+    return at < (int)strlen(text) ? (unsigned char)text[at] : END;
+}
+
+static int all_text(const struct view *v, int at)
+{
+    for (int i = 0; i < v->at; i++)
+        if (v->id[i] < VISUAL && at-- == 0)
+            return v->id[i] == '[' ? '(' : v->id[i] == ']' ? ')' : v->id[i]; /* brackets are the script's */
+    return END;
+}
+
+/* The next token, or -1 for logits that are not finite. */
+static int next_token(const struct view *v)
+{
+    char text[32];
+    int at = v->n - v->at, open = v->at;
+    while (open > 0 && v->id[open - 1] != '[')
+        open--;
+    bool frame = v->id[open] == 'F';
+    int what = frame ? v->id[v->at - 2] - VISUAL : v->id[open + 1];
+    (void)snprintf(text, sizeof(text), "<%d>", sum_of_frames(v));
+    if (frame)
+        return what == 13 ? -1 : what % 2 ? from_text(text, at) : END;
+    switch (what) {
+    case 'S':
+        return from_text(text, at);
+    case 'T':
+        return all_text(v, at);
+    case 'E':
+        return 'a' + (int)(((uint64_t)at + 1) * ((uint64_t)at + 1) * 0x9E3779B97F4A7C15u >> 40) % 26;
+    case 'L':
+        return 'a' + at % 2;
+    case 'N':
+        return -1;
+    case 'C':
+        return from_text("x\x1b[1my", at);
+    default:
+        return END;
+    }
+}
+
+static int store(struct vl_exec *x, const struct vl_batch *b)
+{
+    struct vl_tensor k, v;
+    int r = vl_scratch_3d(x, &k, VL_F32, b->n, 1, HEAD_DIM);
+    if (r == 0)
+        r = vl_scratch_3d(x, &v, VL_F32, b->n, 1, HEAD_DIM);
+    if (r < 0)
+        return r;
+    for (uint32_t i = 0, row = 0; i < b->n; i++) {
+        float value = (float)b->id[i];
+        if (b->id[i] < 0)
+            value = VISUAL + ((const float *)b->row->data)[row++ * D];
+        for (int j = 0; j < HEAD_DIM; j++) {
+            ((float *)k.data)[i * HEAD_DIM + j] = value;
+            ((float *)v.data)[i * HEAD_DIM + j] = value;
+        }
+    }
+    return vl_kv_store(b->span->kv, x, 0, b->span->slot, &k, &v);
+}
+
+static int run(const struct vl_model *m, struct vl_exec *x, const struct vl_batch *b,
+               struct vl_tensor *ret_logits)
+{
+    delay();
+    atomic_fetch_add(&scripted_n_runs, 1);
+    if (b->n > atomic_load(&scripted_largest))
+        atomic_store(&scripted_largest, b->n);
+    int r = store(x, b);
+    if (r < 0 || b->span->n_logits == 0)
+        return r;
+    r = vl_scratch_2d(x, ret_logits, VL_F32, 1, N_VOCAB);
+    if (r < 0)
+        return r;
+    read_view(b->span->kv, m->view);
+    int next = next_token(m->view);
+    float *logit = ret_logits->data;
+    for (int i = 0; i < N_VOCAB; i++)
+        logit[i] = next < 0 ? NAN : i == next ? 10.0f : 0.0f;
+    return 0;
+}
+
+/* ---- model ---- */
+
+static const struct vl_arch scripted_arch = {.name = "scripted",
+                                             .encode_begin = encode_begin,
+                                             .encode_step = encode_step,
+                                             .positions = positions,
+                                             .render = render,
+                                             .run = run};
+
+int vl_model_new(struct vl_model **ret, const char *text_path, const char *mmproj_path, struct vl_exec *x,
+                 struct vl_error *err)
+{
+    static const double inv_freq[1] = {1};
+    static const uint8_t axis[1] = {0};
+    static const struct vl_rope rope = {.n_pairs = 1, .inv_freq = inv_freq, .axis = axis};
+    (void)mmproj_path, (void)x;
+    if (strcmp(text_path, "good"))
+        return vl_error_set(err, !strcmp(text_path, "missing") ? -ENOENT : -EBADMSG, "'%s' is no model",
+                            text_path);
+    struct vl_model *m = calloc(1, sizeof(*m));
+    if (!m || !(m->view = calloc(1, sizeof(*m->view)))) {
+        free(m);
+        return -ENOMEM;
+    }
+    m->desc = (struct vl_model_desc){
+        .name = "scripted",
+        .arch = "scripted",
+        .quantization = "none",
+        .kv = {.n_layers = 1,
+               .n_kv_heads = 1,
+               .head_dim = HEAD_DIM,
+               .k_dtype = VL_F32,
+               .v_dtype = VL_F32,
+               .rope = &rope},
+        .n_vocab = N_VOCAB,
+        .d_model = D,
+        .n_ctx = 4096,
+        .frame_tokens = SCRIPTED_FRAME_TOKENS,
+        .default_window_frames = SCRIPTED_WINDOW,
+        .max_batch = 512,
+        .encode_scratch = 4096,
+        .run_scratch = 1 << 20,
+    };
+    *ret = m;
+    return 0;
+}
+
+struct vl_model *vl_model_unref(struct vl_model *m)
+{
+    if (m)
+        free(m->view);
+    free(m);
+    return NULL;
+}
+
+const struct vl_model_desc *vl_model_get_desc(const struct vl_model *m)
+{
+    return &m->desc;
+}
+
+const struct vl_arch *vl_model_arch(const struct vl_model *m)
+{
+    (void)m;
+    return &scripted_arch;
+}
+
+const struct vl_tokenizer *vl_model_tokenizer(const struct vl_model *m)
+{
+    (void)m;
+    return NULL;
+}

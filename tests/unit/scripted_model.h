@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: MIT */
+/* Copyright vlmd contributors */
+#ifndef VL_TESTS_SCRIPTED_MODEL_H
+#define VL_TESTS_SCRIPTED_MODEL_H
+#include <stdatomic.h>
+#include <stdbool.h>
+
+/* A model that is linked in place of model/: it says what a script says, as a pure function of the tokens
+ * that the cache shows it, so that a test of the engine knows each word beforehand. Ids are bytes, and 256
+ * ends a reply. The first pixel of a frame is what the model sees of it, as the four visual tokens' value:
+ *
+ *   a frame      what is said
+ *   even, 0      nothing: the end token at once
+ *   13           logits that are not finite
+ *   odd          "<sum of the values of all frames in view>", e.g. "<24>"
+ *
+ *   a question   the answer (its first letter decides)
+ *   S...         as an odd frame
+ *   T...         all text in view, the question included, to the letter, with () for []
+ *   E...         letters without end and without a loop
+ *   L...         "ab" without end
+ *   N...         logits that are not finite
+ *   C...         control characters among letters: "x" ESC "[1m" "y"
+ *
+ * The path decides how it loads: "good", "missing" (-ENOENT), anything else -EBADMSG. */
+extern atomic_uint scripted_delay_us;    /* each layer and each run takes this long */
+extern atomic_uint scripted_n_layers;    /* layers of the encoder that were computed */
+extern atomic_uint scripted_n_runs;      /* runs of the decoder */
+extern atomic_uint scripted_largest;     /* tokens of the largest run */
+extern atomic_bool scripted_mixed;       /* a run came between two layers of one frame */
+extern atomic_int scripted_encode_fails; /* this many encodes end in -EIO */
+enum { SCRIPTED_FRAME_TOKENS = 4, SCRIPTED_LAYERS = 3, SCRIPTED_WINDOW = 4 };
+#endif
