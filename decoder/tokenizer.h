@@ -23,9 +23,9 @@ enum {
     VL_TOKENIZER_FULL = 1, /* outcome of encode: more ids than cap */
     VL_TOKEN_NONE = -1,
     VL_TOKENIZER_MAX_VOCAB = 1 << 20,
-    VL_TOKENIZER_MAX_TEXT = 1 << 20, /* bytes in one call of encode: -E2BIG beyond */
-    VL_PIECE_MAX = 1024,             /* bytes of one token, held at open */
-    VL_DETOK_MAX = 4096              /* bytes that one push of the detokenizer can release */
+    VL_TOKENIZER_MAX_TEXT = 256 << 10, /* bytes in one call of encode: -E2BIG beyond */
+    VL_PIECE_MAX = 1024,               /* bytes of one token, held at open */
+    VL_DETOK_MAX = 4096                /* bytes that one push of the detokenizer can release */
 };
 
 /* Reads tokenizer.ggml.* of the text file. -ENOTSUP: another scheme or splitter, by name; -EINVAL: ids,
