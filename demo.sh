@@ -52,9 +52,8 @@ bus=$!
 export DBUS_SESSION_BUS_ADDRESS=unix:path=$run/bus XDG_CONFIG_HOME=$run/config
 for _ in $(seq 50); do [ -S "$run/bus" ] && break; sleep 0.1; done
 
-args=()
-[ -z "$model" ] || args=(--model "$model" --mmproj "$mmproj")
-build-demo/daemon/vlmd ${args[@]+"${args[@]}"} >"$run/vlmd.log" 2>&1 &
+build-demo/daemon/vlmd --model "${model:-data/vlmd-world-text.gguf}" --mmproj "${mmproj:-data/vlmd-world-mmproj.gguf}" \
+    >"$run/vlmd.log" 2>&1 &
 daemon=$!
 state=
 for _ in $(seq 600); do

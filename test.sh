@@ -49,7 +49,7 @@ stage 'gcc, ASan and UBSan: every suite' build-asan \
     '-Dbuildtype=debug -Doptimization=1 -Db_sanitize=address,undefined'
 if [ "$mode" = all ]; then
     stage 'release, nothing optional: the core alone' build-core \
-        '-Dbuildtype=release -Dgstreamer=disabled -Ddaemon=disabled' --suite unit --suite conformance --suite kernels --suite golden
+        '-Dbuildtype=release -Dgstreamer=disabled -Ddaemon=disabled' --suite unit --suite conformance --suite golden
     CC=clang stage 'clang, TSan: where threads meet' build-tsan \
         '-Dbuildtype=debug -Doptimization=1 -Db_sanitize=thread -Db_lundef=false' --suite threads
     CC=clang stage 'clang, libFuzzer with ASan' build-fuzz \
