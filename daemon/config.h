@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: MIT */
+/* Copyright vlmd contributors */
+#ifndef VL_DAEMON_CONFIG_H
+#define VL_DAEMON_CONFIG_H
+#include "base/cleanup.h"
+#include "base/error.h"
+#include "daemon/spec.h"
+
+#include <stdbool.h>
+
+/* What the files and the command line say. Read once at start; process lifetime. Strings are owned. */
+struct vl_config {
+    bool system;            /* the system bus and its folders, else the user's */
+    char *dir;              /* where vlmd.conf, models.d and streams.d are */
+    char *text, *projector; /* the model's pair of files; NULL: none */
+    char *model_name;       /* as it is to be called in messages */
+    char *backend;          /* NULL: the best there is */
+    uint32_t workers;       /* 0: one per CPU we may use */
+    uint32_t max_streams, max_queries;
+    struct vl_stream_spec *stream; /* of streams.d, in order of their names */
+    size_t n_streams;
+    char *ingest_program; /* path of vlmd-ingest */
+};
+
+/* Where to look, from the command line; NULL members: not said. */
+struct vl_config_from {
+    bool system;
+    bool strict;                  /* an unknown key is an error; else a warning is logged */
+    const char *config;           /* a folder, or the file vlmd.conf itself with its folders beside it */
+    const char *text, *projector; /* in place of the configured model */
+    const char *ingest_program;
+};
+/* -EINVAL and the like: err begins with file:line. A folder or file that is not there is empty, unless config
+ * names it. */
+int vl_config_load(struct vl_config **ret, const struct vl_config_from *from, struct vl_error *err);
+struct vl_config *vl_config_unref(struct vl_config *c);
+VL_DEFINE_AUTO(vl_config)
+
+/* One file's text into *c, by its kind; for the fuzzer and the unit test. kind: the file name's ending,
+ * "conf", "model" or "stream". */
+int vl_config_parse(struct vl_config *c, const char *kind, const char *file, const char *text, size_t len,
+                    bool strict, struct vl_error *err);
+int vl_config_new(struct vl_config **ret); /* the defaults */
+
+/* "1.5s", "2min", "500ms", "1h 30min"; a bare number is seconds. -EINVAL. */
+int vl_config_time_usec(const char *s, uint64_t *ret);
+int vl_config_bool(const char *s, bool *ret); /* yes no true false on off 1 0 */
+#endif
