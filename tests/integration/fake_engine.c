@@ -1,0 +1,273 @@
+/* SPDX-License-Identifier: MIT */
+/* Copyright vlmd contributors */
+/*
+ * An engine without a model, for what the daemon must do however the engine behaves: floods, silence,
+ * failures that no small model can be made to show on demand. All on the calling thread. The model's path and
+ * the question's words are the script: model    "ok", "missing" (-ENOENT), "corrupt" (-EBADMSG), "loading"
+ * (for ever), "stuck" (its heartbeat stops) question "echo ...", "flood" (1 KiB pieces without end), "hang",
+ * "nothing" (NothingSeen), "fail" Every frame is seen and gets a caption of its number.
+ */
+#include "base/clock.h"
+#include "base/queue.h"
+#include "engine/engine.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <sys/eventfd.h>
+
+enum { MAX = 64, PIECE = 1024 };
+struct item {
+    struct vl_event ev;
+    char text[1200];
+};
+struct session {
+    uint64_t id;
+    struct vl_mailbox *frames;
+    struct vl_session_stats stats;
+    bool captions, ended, wordy;
+};
+struct turn {
+    uint64_t id, session;
+    char text[64];
+};
+struct vl_engine {
+    int fd;
+    struct vl_queue *out;
+    struct item last;
+    struct session session[MAX];
+    struct turn turn[MAX];
+    uint64_t next_id;
+    char model[64], flood[PIECE + 1];
+    int error; /* of the model */
+};
+
+static void put(struct vl_engine *e, const struct vl_event *ev, const char *text)
+{
+    struct item it = {.ev = *ev};
+    (void)snprintf(it.text, sizeof(it.text), "%s", text);
+    (void)vl_queue_put(e->out, &it);
+    (void)eventfd_write(e->fd, 1);
+}
+
+int vl_engine_new(struct vl_engine **ret, const struct vl_engine_opts *o, struct vl_error *err)
+{
+    if (o->backend && strncmp(o->backend, "cpu", 3) != 0)
+        return vl_error_set(err, -EINVAL, "there is no backend '%s'", o->backend);
+    struct vl_engine *e = calloc(1, sizeof(*e));
+    if (!e)
+        return -ENOMEM;
+    e->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    e->next_id = 1;
+    memset(e->flood, 'x', PIECE);
+    (void)snprintf(e->model, sizeof(e->model), "%s", o->model);
+    (void)vl_queue_new(&e->out, sizeof(struct item), 4096, NULL, NULL);
+    e->error = strstr(o->model, "missing") ? -ENOENT : strstr(o->model, "corrupt") ? -EBADMSG : 0;
+    struct vl_event ev = {.type = e->error ? VL_EVENT_FAILED : VL_EVENT_READY};
+    (void)vl_error_set(&ev.error, e->error, e->error ? "%s: it is not what it should be" : "%s", o->model);
+    if (!strstr(o->model, "loading"))
+        put(e, &ev, "");
+    *ret = e;
+    return 0;
+}
+
+static struct session *session_of(struct vl_engine *e, uint64_t id)
+{
+    for (int i = 0; i < MAX; i++)
+        if (e->session[i].id == id)
+            return &e->session[i];
+    return NULL;
+}
+
+int vl_engine_open_session(struct vl_engine *e, const struct vl_session_opts *o, uint64_t *ret_id,
+                           struct vl_error *err)
+{
+    if (o->policy && strcmp(o->policy, "sink_window") != 0)
+        return vl_error_set(err, -EINVAL, "there is no policy '%s'; did you mean 'sink_window'?", o->policy);
+    struct session *s = session_of(e, 0);
+    *s = (struct session){.id = e->next_id++, .captions = o->captions};
+    s->wordy = o->instruction && !strcmp(o->instruction, "long");
+    *ret_id = s->id;
+    return 0;
+}
+
+int vl_engine_configure(struct vl_engine *e, uint64_t session, const struct vl_session_opts *o,
+                        struct vl_error *err)
+{
+    (void)err;
+    session_of(e, session)->captions = o->captions;
+    return 0;
+}
+
+static void see(struct vl_engine *e, struct session *s, const struct vl_frame *f)
+{
+    char text[1200];
+    s->stats.n_frames++;
+    s->stats.newest_wall_ns = f->wall_ns;
+    if (!s->stats.oldest_wall_ns)
+        s->stats.oldest_wall_ns = f->wall_ns;
+    struct vl_event ev = {.type = VL_EVENT_CAPTION_DONE,
+                          .session = s->id,
+                          .pts_ns = f->pts_ns,
+                          .pts_end_ns = f->pts_ns + VL_NSEC_PER_SEC,
+                          .wall_ns = f->wall_ns,
+                          .session_stats = s->stats};
+    (void)snprintf(text, sizeof(text), "frame %llu%s%s", (unsigned long long)s->stats.n_frames,
+                   f->flags & VL_FRAME_GAP ? " after a gap" : "", s->wordy ? e->flood : "");
+    if (s->captions)
+        put(e, &ev, text);
+    ev.type = VL_EVENT_FRAME_SEEN;
+    put(e, &ev, "");
+}
+
+/* From next_event, so that no frame is taken while the daemon is inside a call. */
+static void watch_all(struct vl_engine *e)
+{
+    for (int i = 0; i < MAX; i++) {
+        struct session *s = &e->session[i];
+        struct vl_frame *f;
+        int r = s->id && s->frames && !s->ended ? 0 : VL_MAILBOX_EMPTY, why = 0;
+        while (r == 0 && (r = vl_mailbox_take(s->frames, &f, &why)) == 0) {
+            see(e, s, f);
+            (void)vl_frame_unref(f);
+        }
+        if (r == VL_MAILBOX_ENDED) {
+            struct vl_event ev = {.type = VL_EVENT_ENDED, .session = s->id, .session_stats = s->stats};
+            ev.error.code = why;
+            s->ended = true;
+            put(e, &ev, "");
+        }
+    }
+}
+
+static void wake(void *user)
+{
+    (void)eventfd_write(((struct vl_engine *)user)->fd, 1);
+}
+
+int vl_engine_watch(struct vl_engine *e, uint64_t session, struct vl_mailbox *frames)
+{
+    session_of(e, session)->frames = vl_mailbox_ref(frames);
+    vl_mailbox_set_wake(frames, wake, e);
+    return 0;
+}
+
+static void end_turn(struct vl_engine *e, struct turn *t, enum vl_turn_status status)
+{
+    struct vl_event ev = {.type = VL_EVENT_TURN_DONE, .status = status, .session = t->session, .turn = t->id};
+    ev.turn_stats = (struct vl_turn_stats){.n_prompt = 5, .n_output = 3, .total_ns = 2000000};
+    if (status == VL_TURN_FAILED)
+        (void)vl_error_set(&ev.error, -EIO, "it was told to fail");
+    if (status == VL_TURN_NOTHING_SEEN && session_of(e, t->session))
+        ev.session_stats = session_of(e, t->session)->stats;
+    t->id = 0;
+    put(e, &ev, "");
+}
+
+int vl_engine_close_session(struct vl_engine *e, uint64_t session)
+{
+    struct session *s = session_of(e, session);
+    for (int i = 0; i < MAX; i++)
+        if (e->turn[i].id && e->turn[i].session == session)
+            end_turn(e, &e->turn[i], VL_TURN_CANCELLED);
+    vl_mailbox_set_wake(s->frames, NULL, NULL);
+    (void)vl_mailbox_unref(s->frames);
+    *s = (struct session){0};
+    return 0;
+}
+
+int vl_engine_ask(struct vl_engine *e, const struct vl_ask *q, uint64_t *ret_turn, struct vl_error *err)
+{
+    struct turn *t = e->turn;
+    (void)err;
+    while (t < e->turn + MAX && t->id)
+        t++;
+    if (t == e->turn + MAX)
+        return VL_ENGINE_BUSY;
+    *t = (struct turn){.id = e->next_id++, .session = q->session};
+    (void)snprintf(t->text, sizeof(t->text), "%s", q->text);
+    *ret_turn = t->id;
+    struct vl_event ev = {.type = VL_EVENT_TEXT, .turn = t->id, .session = t->session};
+    if (!strncmp(q->text, "echo ", 5)) {
+        put(e, &ev, q->text + 5);
+        end_turn(e, t, VL_TURN_OK);
+    } else if (!strcmp(q->text, "nothing")) {
+        end_turn(e, t, VL_TURN_NOTHING_SEEN);
+    } else if (!strcmp(q->text, "fail")) {
+        end_turn(e, t, VL_TURN_FAILED);
+    }
+    (void)eventfd_write(e->fd, 1);
+    return 0;
+}
+
+int vl_engine_cancel(struct vl_engine *e, uint64_t turn)
+{
+    for (int i = 0; i < MAX; i++)
+        if (e->turn[i].id == turn && turn)
+            end_turn(e, &e->turn[i], VL_TURN_CANCELLED);
+    return 0;
+}
+
+int vl_engine_event_fd(const struct vl_engine *e)
+{
+    return e->fd;
+}
+
+static bool flood(struct vl_engine *e, struct vl_event *ret)
+{
+    for (int i = 0; i < MAX; i++)
+        if (e->turn[i].id && !strcmp(e->turn[i].text, "flood")) {
+            *ret = (struct vl_event){.type = VL_EVENT_TEXT,
+                                     .turn = e->turn[i].id,
+                                     .session = e->turn[i].session,
+                                     .text = e->flood,
+                                     .len = PIECE};
+            return true;
+        }
+    return false;
+}
+
+int vl_engine_next_event(struct vl_engine *e, struct vl_event *ret)
+{
+    eventfd_t n;
+    watch_all(e);
+    if (vl_queue_take(e->out, &e->last) == 0) {
+        *ret = e->last.ev;
+        ret->text = e->last.text;
+        ret->len = strlen(e->last.text);
+        return 0;
+    }
+    if (flood(e, ret))
+        return 0;
+    (void)eventfd_read(e->fd, &n);
+    return VL_ENGINE_EMPTY;
+}
+
+int vl_engine_get_info(const struct vl_engine *e, struct vl_engine_info *ret)
+{
+    *ret = (struct vl_engine_info){.model_name = e->model,
+                                   .arch = "fake",
+                                   .quantization = "none",
+                                   .kernels = "fake",
+                                   .weight_bytes = 1 << 20,
+                                   .default_window_frames = 8};
+    return e->error ? -EAGAIN : 0;
+}
+
+void vl_engine_heartbeat(const struct vl_engine *e, uint64_t *ret_count, bool *ret_idle)
+{
+    *ret_count = 1;
+    *ret_idle = !strstr(e->model, "stuck");
+}
+
+struct vl_engine *vl_engine_unref(struct vl_engine *e)
+{
+    if (!e)
+        return NULL;
+    for (int i = 0; i < MAX; i++)
+        if (e->session[i].id)
+            (void)vl_engine_close_session(e, e->session[i].id);
+    (void)vl_queue_unref(e->out);
+    (void)close(e->fd);
+    free(e);
+    return NULL;
+}
