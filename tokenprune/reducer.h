@@ -46,7 +46,7 @@ struct vl_reducer { /* one per stream, session lifetime */
     const struct vl_reducer_ops *ops;
     struct vl_reducer_shape shape;
     void *state;
-    int32_t *host; /* [4 * max_tokens], where vl_reducer_run reads answers */
+    int32_t *host; /* [VL_REDUCER_HOST * max_tokens], where vl_reducer_run reads answers */
 };
 
 extern const struct vl_reducer_ops *const vl_reducers[]; /* registry.c, NULL-terminated */
@@ -63,9 +63,11 @@ void vl_reducer_done(struct vl_reducer *r);
 int vl_reducer_run(const struct vl_reducer *r, struct vl_exec *x, struct vl_visual_tokens *tok,
                    uint32_t budget);
 
-/* Replaces tok's rows by the kept ones: feat is gathered (or merged, weighted by what each token stands for)
- * into new scratch, pos and weight are compacted in place, saliency is gathered when it is there. host: [4 *
- * tok->n] host memory to work in. -EINVAL: an answer that breaks the contract. */
+/* Replaces tok's rows by the kept ones: feat is gathered into new scratch, pos and weight are compacted in
+ * place, saliency is gathered when it is there. With a merge map each row of feat is the mean of what was
+ * merged into it, each token counted by its weight (ToMe, proportional), and the weights are summed. host:
+ * [VL_REDUCER_HOST * tok->n] host memory to work in. -EINVAL: an answer that breaks the contract. */
+enum { VL_REDUCER_HOST = 6 };
 int vl_visual_tokens_apply(struct vl_exec *x, struct vl_visual_tokens *tok, const struct vl_kept *kept,
                            int32_t *host);
 #endif

@@ -1,0 +1,11 @@
+/* SPDX-License-Identifier: MIT */
+/* Copyright vlmd contributors */
+/* Every reducer there is, one line each. The conformance suite walks this table. */
+#include "tokenprune/reducer.h"
+
+extern const struct vl_reducer_ops vl_reducer_uniform;
+
+const struct vl_reducer_ops *const vl_reducers[] = {
+    &vl_reducer_uniform,
+    NULL,
+};
