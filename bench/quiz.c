@@ -557,6 +557,44 @@ int vl_quiz_ask(uint64_t *rng, const struct vl_world_truth *history, size_t n_hi
     }
 }
 
+struct vl_quiz_scene vl_quiz_exam_scene(uint32_t index, float event_rate)
+{
+    static const int32_t sizes[3][2] = {{256, 144}, {256, 192}, {256, 256}};
+    struct vl_quiz_scene scene = {.aspect = (int32_t)(index % 3), .n_seconds = VL_QUIZ_EXAM_SECONDS};
+    scene.width = sizes[scene.aspect][0];
+    scene.height = sizes[scene.aspect][1];
+    /* the top bit: training draws seeds of 62 bits */
+    scene.options = vl_world_default_options((1ULL << 63) + index * 0x10001ULL);
+    scene.options.aspect = (float)scene.width / (float)scene.height;
+    scene.options.event_rate = event_rate;
+    scene.options.move_share = 0.5f;
+    scene.options.n_start = (int32_t)(index / 3 % (VL_WORLD_MAX_OBJECTS + 1));
+    scene.options.held_out = VL_WORLD_HELD_OUT_NEVER;
+    if (index % 4 == 3) {
+        scene.options.held_out = VL_WORLD_HELD_OUT_FORCED;
+        scene.options.n_start = scene.options.n_start ? scene.options.n_start : 1;
+    }
+    return scene;
+}
+
+const char *vl_quiz_aspect_name(int aspect)
+{
+    static const char *const names[] = {"16:9", "4:3", "1:1"};
+    return aspect >= 0 && aspect < 3 ? names[aspect] : NULL;
+}
+
+int vl_quiz_exam_ask(uint32_t index, const struct vl_world_truth *history, size_t n_history,
+                     enum vl_quiz_category category, struct vl_quiz_item *ret)
+{
+    uint64_t rng = ((uint64_t)index << 32) ^ ((uint64_t)n_history << 16) ^ (uint64_t)category;
+    if (!chance(&rng, 35))
+        return 1;
+    for (int try = 0; try < 4; try++)
+        if (!vl_quiz_ask(&rng, history, n_history, category, index % 2 ? VL_QUIZ_ANY : VL_QUIZ_CONTRACT, ret))
+            return 0;
+    return 1;
+}
+
 /* The next character that counts, lower case: runs of spaces are one, ends and final marks are nothing. */
 static int next_character(const char **text, bool start)
 {

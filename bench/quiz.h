@@ -68,6 +68,32 @@ void vl_quiz_caption(const struct vl_world_event *event, char *ret);
 int vl_quiz_ask(uint64_t *rng, const struct vl_world_truth *history, size_t n_history,
                 enum vl_quiz_category category, enum vl_quiz_wording wording, struct vl_quiz_item *ret);
 
+/*
+ * The exam: numbered scenes that training never draws (their seeds are apart), the
+ * same for every implementation. Scenes go round 16:9, 4:3 and 1:1; in every fourth
+ * one the first object is a (shape, colour, place) triple kept out of training.
+ * Even scenes ask in the contract's words, odd ones in any.
+ */
+struct vl_quiz_scene {
+    struct vl_world_options options;
+    int32_t aspect; /* 0: 16:9, 1: 4:3, 2: 1:1 */
+    int32_t width, height;
+    int32_t n_seconds;
+};
+
+enum { VL_QUIZ_EXAM_SECONDS = 10 };
+
+/* event_rate: chance of an event in a second; 0.5 is a busy scene, 0 a still one */
+struct vl_quiz_scene vl_quiz_exam_scene(uint32_t index, float event_rate);
+const char *vl_quiz_aspect_name(int aspect);
+
+/*
+ * The exam's question of a category in the last second of a history. Returns 0, or 1 if
+ * the exam has none there: it asks in about a third of the seconds that could have one.
+ */
+int vl_quiz_exam_ask(uint32_t index, const struct vl_world_truth *history, size_t n_history,
+                     enum vl_quiz_category category, struct vl_quiz_item *ret);
+
 /* Whether an answer is right: the same words, whatever the case, spaces around and final mark. */
 bool vl_quiz_is_right(const struct vl_quiz_item *item, const char *answer);
 bool vl_quiz_same_text(const char *a, const char *b);

@@ -25,7 +25,7 @@ ASPECTS = [("16:9", 0.36), ("4:3", 0.24), ("1:1", 0.26), ("9:16", 0.14)]
 def random_size(rng):
     name = ASPECTS[rng.choice(len(ASPECTS), p=[p for _, p in ASPECTS])][0]
     w, h = W.ASPECTS[name]
-    scale = rng.choice([1, 2, 3], p=[0.82, 0.13, 0.05])
+    scale = rng.choice([1, 2, 3, 5], p=[0.55, 0.28, 0.12, 0.05])
     return name, int(w * scale), int(h * scale)
 
 
@@ -48,16 +48,18 @@ def patch_owner(owner):
     return np.where(counts.max(-1) > 15, counts.argmax(-1), 255)
 
 
-def batch(rng, n, n_max, held_out=0):
+def batch(rng, n, n_max, held_out=0, objects=False):
+    everything = []
     out = dict(pixels=np.zeros((n, W.SIZE, W.SIZE, 3), np.uint8), cell_shape=np.full((n, GRID, GRID), -1),
                cell_colour=np.full((n, GRID, GRID), -1), cell_offset=np.zeros((n, GRID, GRID, 3), np.float32),
                patch_shape=np.full((n, 16, 16), -1), patch_colour=np.full((n, 16, 16), -1),
                patch_offset=np.zeros((n, 16, 16, 2), np.float32))
     centre = (np.arange(16) + 0.5) / 16
     for b in range(n):
-        out["pixels"][b], owner, objects = picture(rng, n_max, held_out)
+        out["pixels"][b], owner, there = picture(rng, n_max, held_out)
         owner = patch_owner(owner)
-        for k, o in enumerate(objects):
+        everything.append(there)
+        for k, o in enumerate(there):
             i, j = int(o["y"] * GRID), int(o["x"] * GRID)
             out["cell_shape"][b, i, j], out["cell_colour"][b, i, j] = o["shape"], o["colour"]
             out["cell_offset"][b, i, j] = o["x"] * GRID - j - 0.5, o["y"] * GRID - i - 0.5, (o["radius"] - 0.1) * 20
@@ -65,7 +67,10 @@ def batch(rng, n, n_max, held_out=0):
             out["patch_shape"][b][mine], out["patch_colour"][b][mine] = o["shape"], o["colour"]
             to = np.stack(np.broadcast_arrays((o["x"] - centre)[None, :] * 8, (o["y"] - centre)[:, None] * 8), -1)
             out["patch_offset"][b][mine] = to[mine]
-    return {k: torch.from_numpy(v).flatten(1, 2) if k != "pixels" else torch.from_numpy(v) for k, v in out.items()}
+    data = {k: torch.from_numpy(v).flatten(1, 2) if k != "pixels" else torch.from_numpy(v) for k, v in out.items()}
+    if objects:
+        data["objects"] = everything
+    return data
 
 
 class Heads(nn.Module):

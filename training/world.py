@@ -135,3 +135,68 @@ def place_of(x, y):
 
 def held_out(shape, colour, place):
     return bool(lib.vl_world_is_held_out(int(shape), int(colour), int(place)))
+
+
+CATEGORIES = "shape colour where what_at exists count motion where_before what_before count_before last unknown".split()
+ITEM = np.dtype([("category", i32), ("seconds_back", i32), ("about_id", i32), ("about_shape", i32),
+                 ("about_colour", i32), ("about_x", f32), ("about_y", f32), ("moving", i32), ("changed", i32),
+                 ("held_out", i32), ("question", "S128"), ("answer", "S128")], align=True)
+lib.vl_quiz_caption.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
+lib.vl_quiz_caption.restype = None
+lib.vl_quiz_ask.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_void_p]
+lib.vl_quiz_same_text.argtypes = [ctypes.c_char_p, ctypes.c_char_p]
+lib.vl_quiz_same_text.restype = ctypes.c_bool
+EVENT_OFFSET = TRUTH.fields["event"][1]
+
+
+def caption(history, i):
+    """caption of second i of a history, "" if quiet"""
+    out = ctypes.create_string_buffer(128)
+    lib.vl_quiz_caption(history.ctypes.data + i * TRUTH.itemsize + EVENT_OFFSET, out)
+    return out.value.decode()
+
+
+class Quiz:
+    """Questions about a history (an array of TRUTH, oldest first, the last one is now)."""
+
+    def __init__(self, seed):
+        self.rng = ctypes.c_uint64(int(seed))
+
+    def ask(self, history, category, contract=False):
+        item = np.zeros(1, ITEM)
+        none = lib.vl_quiz_ask(ctypes.byref(self.rng), history.ctypes.data, len(history),
+                               CATEGORIES.index(category), 0 if contract else 1, item.ctypes.data)
+        return None if none else item[0]
+
+
+def same_text(a, b):
+    return lib.vl_quiz_same_text(a.encode(), b.encode())
+
+
+class Scene(ctypes.Structure):
+    _fields_ = [("options", Options), ("aspect", ctypes.c_int32), ("width", ctypes.c_int32),
+                ("height", ctypes.c_int32), ("n_seconds", ctypes.c_int32)]
+
+
+lib.vl_quiz_exam_scene.argtypes = [ctypes.c_uint32, ctypes.c_float]
+lib.vl_quiz_exam_scene.restype = Scene
+lib.vl_quiz_exam_ask.argtypes = [ctypes.c_uint32, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_void_p]
+EXAM_ASPECTS = ["16:9", "4:3", "1:1"]
+
+
+def exam_scene(index, event_rate):
+    """scene, its pictures after the frame path and its history"""
+    scene = lib.vl_quiz_exam_scene(index, event_rate)
+    world = World(**{k: getattr(scene.options, k) for k, _ in Options._fields_})
+    history, pixels = [], []
+    for _ in range(scene.n_seconds):
+        history.append(world.truth())
+        pixels.append(frame_path(draw(world.scene(), scene.width, scene.height)[0]))
+        world.step()
+    return scene, np.stack(pixels), np.array(history)
+
+
+def exam_ask(index, history, category):
+    item = np.zeros(1, ITEM)
+    none = lib.vl_quiz_exam_ask(index, history.ctypes.data, len(history), CATEGORIES.index(category), item.ctypes.data)
+    return None if none else item[0]

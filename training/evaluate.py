@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: MIT
+# Copyright vlmd contributors
+"""The exam of bench/quiz in PyTorch: streams run free with the daemon's window, questions on forks.
+
+A frame's 64 visual tokens leave the cache eight frames later and the positions close up,
+as in the daemon. Answers are greedy; an answer counts if every token is right, end
+included. --blind shows grey frames to the same protocol: the control.
+"""
+import argparse
+import os
+import time
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+import sequences as S
+import world as W
+from model import DECODER, ENCODER, Decoder, Encoder, rope
+from quantise import quantise_model
+
+WINDOW = 8
+MAX_CAPTION = 16
+
+
+class Stream:
+    """Cache of one stream. Keys are kept before rope, so positions can close up."""
+
+    def __init__(self, decoder):
+        self.decoder = decoder
+        self.k = [None] * len(decoder.blocks)
+        self.v = [None] * len(decoder.blocks)
+        self.frame = torch.zeros(0, dtype=torch.long)  # of image tokens, else -1
+
+    def forward(self, x, positions=None, seen=None, keep=True):
+        """x: [n, width] -> logits [n, vocabulary]; seen: [n, n] among the new tokens"""
+        n, old = len(x), len(self.frame)
+        d = self.decoder
+        here = torch.arange(old, old + n) if positions is None else positions
+        cos, sin = d.cos[torch.cat([torch.arange(old), here])], d.sin[torch.cat([torch.arange(old), here])]
+        mask = torch.zeros(n, old + n)
+        mask[:, old:].masked_fill_(~(torch.ones(n, n).tril().bool() if seen is None else seen), float("-inf"))
+        for i, b in enumerate(d.blocks):
+            y = b.norm1(x)
+            q = b.q(y).view(n, b.heads, -1).transpose(0, 1)
+            k = b.k(y).view(n, b.kv_heads, -1).transpose(0, 1)
+            v = b.v(y).view(n, b.kv_heads, -1).transpose(0, 1)
+            if old:
+                k, v = torch.cat([self.k[i], k], 1), torch.cat([self.v[i], v], 1)
+            if keep:
+                self.k[i], self.v[i] = k, v
+            share = b.heads // b.kv_heads
+            q, k = rope(q, cos[old:], sin[old:]), rope(k, cos, sin).repeat_interleave(share, 0)
+            a = torch.softmax(q @ k.transpose(1, 2) * b.head_dim ** -0.5 + mask, -1) @ v.repeat_interleave(share, 0)
+            x = x + b.o(a.transpose(0, 1).reshape(n, -1))
+            y = b.norm2(x)
+            x = x + b.down(F.silu(b.gate(y)) * b.up(y))
+        if keep:
+            self.frame = torch.cat([self.frame, torch.full((n,), -1)])
+        return d.logits(x)
+
+    def text(self, ids, keep=True):
+        return self.forward(self.decoder.embed(torch.tensor(ids)), keep=keep)
+
+    def truncate(self, n):
+        self.k, self.v = [k[:, :n] for k in self.k], [v[:, :n] for v in self.v]
+        self.frame = self.frame[:n]
+
+    def evict(self, frame):
+        stay = (self.frame < 0) | (self.frame > frame)
+        self.k, self.v = [k[:, stay] for k in self.k], [v[:, stay] for v in self.v]
+        self.frame = self.frame[stay]
+
+    def show(self, second, frame, vision, expected):
+        """One frame and its turn. Returns the ids it says before the end."""
+        v = S.vocabulary
+        if frame >= WINDOW:
+            self.evict(frame - WINDOW)
+        head, tail, said = S.turn_head(second), S.turn_tail(), expected + [v.end]
+        ids = head + [v.image] * S.N_CELLS + tail + said
+        x = self.decoder.embed(torch.tensor(ids))
+        x[len(head) : len(head) + S.N_CELLS] = vision
+        start = len(self.frame)
+        best = self.forward(x).argmax(-1).tolist()
+        self.frame[start + len(head) : start + len(head) + S.N_CELLS] = frame
+        n = len(ids) - len(said)
+        if best[n - 1 : -1] == said:
+            return expected
+        self.truncate(start + n)
+        out, token = [], best[n - 1]
+        while token != v.end and len(out) < MAX_CAPTION:
+            out.append(token)
+            token = self.text([token])[-1].argmax().item()
+        self.text([v.end])
+        return out
+
+    def ask(self, items):
+        """Questions on forks, all at once. Returns whether each is answered in full as expected."""
+        if not items:
+            return []
+        v, old = S.vocabulary, len(self.frame)
+        ids, positions, group, spans = [], [], [], []
+        for g, item in enumerate(items):
+            q = S.question_tokens(item["question"].decode())
+            a = v.encode(" " + item["answer"].decode()) + [v.end]
+            spans.append((len(ids) + len(q) - 1, a))
+            positions += range(old, old + len(q) + len(a))
+            group += [g] * (len(q) + len(a))
+            ids += q + a
+        group = torch.tensor(group)
+        seen = (group[:, None] == group[None, :]) & torch.ones(len(ids), len(ids)).tril().bool()
+        best = self.forward(self.decoder.embed(torch.tensor(ids)), torch.tensor(positions), seen, False).argmax(-1).tolist()
+        return [best[at : at + len(a)] == a for at, a in spans]
+
+
+class Tally:
+    def __init__(self):
+        self.cells = {}
+
+    def add(self, row, column, good):
+        c = self.cells.setdefault((row, column), [0, 0])
+        c[0] += bool(good)
+        c[1] += 1
+
+    def table(self, columns):
+        rows = list(dict.fromkeys(r for r, _ in self.cells))
+        lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+        for r in rows:
+            cells = [self.cells.get((r, c)) for c in columns]
+            lines.append(f"| {r} | " + " | ".join(f"{100 * a / n:.1f} ({n})" if n else "-" for a, n in
+                                                 [c or (0, 0) for c in cells]) + " |")
+        return "\n".join(lines)
+
+
+def load(path_encoder, path_decoder, quantised):
+    encoder, decoder = Encoder(**ENCODER, out=DECODER["width"]), Decoder(len(S.vocabulary), **DECODER)
+    encoder.load_state_dict(torch.load(path_encoder)["encoder"])
+    state = torch.load(path_decoder)
+    decoder.load_state_dict({k[8:]: v for k, v in state["trainer"].items() if k.startswith("decoder.")})
+    if quantised:
+        quantise_model(encoder, decoder)
+    return encoder.eval(), decoder.eval()
+
+
+def run_scene(encoder, decoder, index, event_rate, blind, tally, counts, wrong):
+    scene, pixels, history = W.exam_scene(index, event_rate)
+    aspect = W.EXAM_ASPECTS[scene.aspect]
+    vision = encoder(torch.from_numpy(np.full_like(pixels, 128) if blind else pixels))
+    stream = Stream(decoder)
+    stream.text(S.vocabulary.encode_marked(S.SINK))
+    for t in range(len(history)):
+        text = W.caption(history, t) if t else ""
+        said = stream.show(t, t, vision[t], S.vocabulary.encode(" " + text) if text else [])
+        said = S.vocabulary.decode(said)
+        counts["seconds"] += 1
+        if text:
+            e = history[t]["event"]
+            o = e["object"]
+            where = ["all", aspect]
+            if W.held_out(o["shape"], o["colour"], W.place_of(o["x"], o["y"])):
+                where.append("held out")
+            for column in where:
+                tally.add("caption", column, W.same_text(said, text))
+                tally.add("caption " + ["", "appeared", "gone", "turned", "moves"][e["kind"]], column, W.same_text(said, text))
+            counts["missed"] += not said
+        elif said:
+            counts["false"] += 1
+        if not W.same_text(said, text) and len(wrong) < 20:
+            wrong.append(f"{aspect} scene {index} second {t}: '{said}' for '{text}'")
+        items = [i for i in (W.exam_ask(index, history[: t + 1], c) for c in W.CATEGORIES) if i is not None]
+        for item, good in zip(items, stream.ask(items)):
+            name = W.CATEGORIES[item["category"]]
+            for column in ["all", aspect] + ["held out"] * int(item["held_out"]):
+                tally.add(name, column, good)
+                if name == "motion":
+                    tally.add("motion, moving" if item["moving"] else "motion, still", column, good)
+                if name.endswith("before") and item["changed"]:
+                    tally.add(name + ", changed", column, good)
+            if not good and len(wrong) < 60:
+                wrong.append(f"{aspect} scene {index} second {t}: {item['question'].decode()} not {item['answer'].decode()}")
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__)
+    p.add_argument("--encoder", required=True)
+    p.add_argument("--decoder", required=True)
+    p.add_argument("--scenes", type=int, default=300)
+    p.add_argument("--first", type=int, default=0)
+    p.add_argument("--event-rate", type=float, default=0.5)
+    p.add_argument("--blind", action="store_true")
+    p.add_argument("--quantised", action="store_true", help="weights as Q8_0 gives them back")
+    p.add_argument("--wrong", action="store_true", help="print some wrong answers")
+    a = p.parse_args()
+    torch.set_num_threads(1)
+    encoder, decoder = load(a.encoder, a.decoder, a.quantised)
+    tally, counts, wrong = Tally(), dict(seconds=0, false=0, missed=0), []
+    start = time.time()
+    with torch.no_grad():
+        for i in range(a.first, a.first + a.scenes):
+            run_scene(encoder, decoder, i, a.event_rate, a.blind, tally, counts, wrong)
+    tally.cells = dict(sorted(tally.cells.items()))
+    print(f"{a.scenes} scenes of {W.lib.vl_quiz_exam_scene(0, 0.5).n_seconds} s, event rate {a.event_rate}, {'blind, ' if a.blind else ''}"
+          f"{'Q8_0' if a.quantised else 'F32'}, {time.time() - start:.0f} s")
+    print(f"false captions a minute {60 * counts['false'] / counts['seconds']:.2f}, missed events {counts['missed']}")
+    print(tally.table(["all"] + W.EXAM_ASPECTS + ["held out"]))
+    if a.wrong:
+        print("\n".join(wrong))
+
+
+if __name__ == "__main__":
+    main()

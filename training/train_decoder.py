@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: MIT
+# Copyright vlmd contributors
+"""Stages 2 and 4: the decoder, on oracle tokens or on cached features of the encoder.
+
+Besides the answers it learns from two heads on visual tokens after layer 3 (kind of
+event, the shape there 5 seconds ago) and from attention supervision: in layer 0 an
+answer looks at the words of its question, in 1 a cell looks at the same object one
+frame earlier, in 2 an answer looks at the cell it is about, in 3 a caption at its event.
+"""
+import argparse
+import glob
+import os
+import time
+
+import numpy as np
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+import sequences as S
+import world as W
+from model import DECODER, Decoder, Optimizers, schedule
+
+HEAD_OF_LAYER = {0: (2, 1), 1: (0, 0), 2: (0, 0), 3: (0, 0)}  # query head, KV head
+POINTER_WEIGHT = {0: 0.3, 1: 0.8, 2: 0.5, 3: 0.5}
+MAX_POINTERS = 900
+
+
+class Features:
+    """Cached (features, history) of sequences, as cache_features.py writes them."""
+
+    def __init__(self, folder):
+        self.folder, self.seen, self.items = folder, set(), []
+        self.scan()
+
+    def scan(self):
+        for path in sorted(glob.glob(self.folder + "/*.pt")):
+            if path not in self.seen:
+                self.seen.add(path)
+                self.items += torch.load(path, weights_only=False)
+
+    def draw(self, rng, n):
+        """n full frames, with up to 20 seconds before them as text; start of the stream if there are none"""
+        features, history = self.items[rng.integers(len(self.items))]
+        n_before, n_frames = len(history) - len(features), len(features)
+        first = int(rng.integers(0, n_frames - n + 1))
+        n_old = 0
+        if rng.random() < 0.35:
+            n_old = int(rng.integers(1, min(21, n_before + first + 1)))
+        start = n_before + first
+        return features[first : first + n].float(), history[start - n_old : start + n], n_old
+
+
+class OracleFeatures:
+    def __init__(self, oracle):
+        self.oracle = oracle
+
+    def draw(self, rng, n):
+        w, h = list(W.ASPECTS.values())[rng.integers(4)]
+        n_old = int(rng.integers(1, 12)) if n > 1 and rng.random() < 0.25 else 0
+        history, _ = S.random_history(rng, n + n_old, w / h)
+        return self.oracle(history[n_old:], rng), history, n_old
+
+
+def draw_batch(rng, source, n_frames, n_questions, n_tokens, keep, contract):
+    weights = dict(S.WEIGHTS)
+    samples, features, events, past, n = [], [], [], [], 0
+    while n < n_tokens:
+        vision, history, n_old = source.draw(rng, n_frames)
+        sample = S.Sample(rng, history, n_old, n_questions, keep, contract, weights)
+        samples.append(sample)
+        n += len(sample.tokens)
+        features.append(vision.reshape(-1, vision.shape[-1]))
+        for f in range(n_frames):
+            t = n_old + f
+            events.append(S.event_labels(history, t) if f > 0 and keep > 1 else np.full(S.N_CELLS, -100))
+            past.append(S.shape_labels(history, t - 5) if f >= 5 and keep >= 6 else np.full(S.N_CELLS, -100))
+    return (S.Batch(samples), torch.cat(features), torch.from_numpy(np.concatenate(events)),
+            torch.from_numpy(np.concatenate(past)))
+
+
+class Trainer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.decoder = Decoder(len(S.vocabulary), **DECODER)
+        width = DECODER["width"]
+        self.event_head, self.past_head = nn.Linear(width, S.EVENT_CLASSES), nn.Linear(width, 9)
+        self.oracle = S.Oracle(width)
+        self.decoder.embed.weight.data.copy_(self.oracle.words)
+        self.event_weight = torch.tensor([0.1] + [1.0] * (S.EVENT_CLASSES - 1))
+        self.past_weight = torch.tensor([0.15] + [1.0] * 8)
+
+    def embed(self, batch, features):
+        x = self.decoder.embed(batch.tokens)
+        return x.masked_scatter((batch.tokens == S.vocabulary.image)[..., None], features.to(x.dtype))
+
+    def forward(self, batch, features):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            hidden, tapped = self.decoder(self.embed(batch, features), batch.bias, batch.positions)
+            target = batch.labels > 0
+            at = target.nonzero()
+            logits = self.decoder.logits(hidden[at[:, 0], at[:, 1] - 1]).float()
+            visual = tapped[batch.tokens == S.vocabulary.image]
+            return logits, self.event_head(visual).float(), self.past_head(visual).float()
+
+    def pointer_loss(self, batch):
+        total, parts = 0.0, {}
+        pointers = batch.pointers[torch.randperm(len(batch.pointers))[:MAX_POINTERS]]
+        for layer, (head, kv_head) in HEAD_OF_LAYER.items():
+            b, query, key, _ = pointers[pointers[:, 3] == layer].T
+            if not len(b):
+                continue
+            q, k = self.decoder.blocks[layer].seen
+            scores, keys = [], []
+            for i in b.unique():
+                mine = b == i
+                z = q[i, head, query[mine]] @ k[i, kv_head].T * DECODER["head_dim"] ** -0.5
+                scores.append(z.float().masked_fill(~batch.mask[i, 0, query[mine]], -1e9))
+                keys.append(key[mine])
+            loss = F.cross_entropy(torch.cat(scores), torch.cat(keys))
+            parts[layer] = loss.item()
+            total = total + POINTER_WEIGHT[layer] * loss
+        return total, parts
+
+    def loss(self, drawn, auxiliary):
+        batch, features, events, past = drawn
+        logits, event, shape = self(batch, features)
+        labels = batch.labels[batch.labels > 0]
+        target = batch.tokens[batch.labels > 0]
+        answers = F.cross_entropy(logits, target)
+        pointers, parts = self.pointer_loss(batch)
+        loss = answers + 0.4 * auxiliary * pointers
+        if (events > 0).any():
+            loss = loss + 0.5 * auxiliary * F.cross_entropy(event, events, self.event_weight)
+        if (past > 0).any():
+            loss = loss + 0.25 * auxiliary * F.cross_entropy(shape, past, self.past_weight)
+        return loss, answers.item(), parts, labels
+
+    @torch.no_grad()
+    def evaluate(self, sets):
+        """teacher-forced: share of captions and answers whose every token is right"""
+        right = {}
+        for drawn in sets:
+            batch = drawn[0]
+            logits, _, _ = self(batch, drawn[1])
+            at = (batch.labels > 0).nonzero()
+            good = logits.argmax(-1) == batch.tokens[batch.labels > 0]
+            labels = batch.labels[batch.labels > 0]
+            start = 0
+            for i in range(len(at)):
+                if batch.tokens[at[i, 0], at[i, 1]] != S.vocabulary.end:
+                    continue
+                label = int(labels[i])
+                name = W.CATEGORIES[label - 2] if label > 1 else "caption" if i > start else "silence"
+                r = right.setdefault(name, [0, 0])
+                r[0] += int(good[start : i + 1].all())
+                r[1] += 1
+                start = i + 1
+        return " ".join(f"{k} {a / n:.2f}" for k, (a, n) in sorted(right.items()))
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__)
+    p.add_argument("--out", required=True)
+    p.add_argument("--init", default="", help="checkpoint to go on from, with a fresh optimizer")
+    p.add_argument("--features", default="", help="folder of cached features; none: oracle tokens")
+    p.add_argument("--held", default="", help="file of cached features to evaluate on")
+    p.add_argument("--seconds", type=float, default=600)
+    p.add_argument("--tokens", type=int, default=3500, help="in a batch")
+    p.add_argument("--lr", type=float, default=0.02)
+    p.add_argument("--seed", type=int, default=1)
+    p.add_argument("--threads", type=int, default=1)
+    p.add_argument("--decay-from", type=float, default=0.6)
+    p.add_argument("--curriculum", default="0:1:6:1,.12:1:6:.5,.25:3:2.5:.4,.5:8:1.5:.3",
+                   help="from progress : frames : questions a frame : share in the contract's words")
+    p.add_argument("--singles", type=float, default=0.1, help="share of batches of single frames")
+    p.add_argument("--windows", type=float, default=0.0, help="share of batches with a random visual window")
+    p.add_argument("--auxiliary", type=float, default=1.0)
+    a = p.parse_args()
+    torch.set_num_threads(a.threads)
+    torch.manual_seed(a.seed)
+    rng = np.random.default_rng(a.seed)
+    trainer = Trainer()
+    if a.init:
+        trainer.load_state_dict(torch.load(a.init)["trainer"])
+    source = Features(a.features) if a.features else OracleFeatures(trainer.oracle)
+    held_rng, held = np.random.default_rng(777), source
+    if a.held:
+        held = Features("/nonexistent")
+        held.items = torch.load(a.held, weights_only=False)
+    sets = [draw_batch(held_rng, held, n, q, 3000, 8, False) for n, q in ((1, 6), (8, 2), (8, 2), (8, 2), (8, 2), (8, 2))]
+    optimizers = Optimizers([trainer], a.lr, a.lr / 10)
+    stages = [tuple(float(x) for x in c.split(":")) for c in a.curriculum.split(",")]
+    start = reported = time.time()
+    step = n_tokens = 0
+    mean, means = 0.0, {}
+
+    def save():
+        torch.save(dict(trainer=trainer.state_dict()), a.out + ".new")
+        os.replace(a.out + ".new", a.out)
+
+    while (progress := (time.time() - start) / a.seconds) < 1:
+        _, frames, questions, contract = [s for s in stages if progress >= s[0]][-1]
+        if rng.random() < a.singles:
+            frames, questions = 1, 6
+        keep = int(rng.choice([2, 3, 4, 5, 6, 7])) if frames > 4 and rng.random() < a.windows else 8
+        drawn = draw_batch(rng, source, int(frames), questions, a.tokens, keep, rng.random() < contract)
+        loss, answers, parts, _ = trainer.loss(drawn, a.auxiliary)
+        loss.backward()
+        optimizers.step(schedule(step, progress, decay_from=a.decay_from))
+        step, n_tokens, mean = step + 1, n_tokens + drawn[0].n_tokens, 0.95 * mean + 0.05 * answers
+        means.update({k: 0.9 * means.get(k, v) + 0.1 * v for k, v in parts.items()})
+        if time.time() - reported > 60:
+            reported = time.time()
+            rate = n_tokens / (reported - start)
+            print(f"{reported - start:.0f} s, step {step}, {rate:.0f} tokens/s, {frames:.0f} frames, answers {mean:.3f}, pointers",
+                  {k: round(v, 2) for k, v in sorted(means.items())}, "\n   ", trainer.evaluate(sets), flush=True)
+            save()
+            if a.features:
+                source.scan()
+    print("end:", trainer.evaluate(sets), flush=True)
+    save()
+
+
+if __name__ == "__main__":
+    main()
