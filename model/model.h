@@ -59,28 +59,30 @@ enum { VL_MODEL_MAX_SIDE = 8192, VL_MODEL_MAX_LOGITS = 16 };
 struct vl_arch {
     const char *name, *text_arch, *projector; /* "smolvlm", "llama", "idefics3" */
 
-    /* Reads parameters and tokenizer into m, checks what they mean, fills m's description. Reads no tensor.
-     * -EINVAL, -ENOTSUP name key, value and remedy. After a failure close is called. */
+    /* Reads parameters and tokenizer into m, checks what they mean, fills the family's part of desc. Reads no
+     * tensor. -EINVAL, -ENOTSUP name key, value and remedy. After a failure close is called. */
     int (*open)(struct vl_model *m, const struct vl_weights *text, const struct vl_weights *mmproj,
                 struct vl_error *err);
-    /* Binds all tensors into memory of x's device; called a second time, for another device, it starts anew.
-     * m takes over the memory. */
+    /* Binds all tensors into memory of x's device, and unload gives it back: once for the dry run, once for
+     * good. After a failure unload or close is called. */
     int (*load)(struct vl_model *m, struct vl_exec *x, const struct vl_weights *text,
                 const struct vl_weights *mmproj, struct vl_error *err);
-    void (*close)(struct vl_model *m); /* accepts half-open */
+    void (*unload)(struct vl_model *m); /* accepts what is not loaded */
+    void (*close)(struct vl_model *m);  /* unloads; accepts what is half open */
 
     /* The views that u becomes: known before encoding, from sizes alone. *inout_n: room in ret, then how
      * many. -EINVAL: a frame without pixels, or longer than VL_MODEL_MAX_SIDE. */
     int (*views)(const struct vl_model *m, const struct vl_unit *u, struct vl_view *ret, uint32_t *inout_n);
-    /* Resets the encode's arena and brings u's pixels into it: whatever the encode gave before is gone.
-     * n_units must be 1 for now. */
+    /* Clears the encode's arena and brings the pixels of u into it: whatever the encode gave before is gone.
+     * n_units: 1. -EINVAL as views. */
     int (*encode_begin)(const struct vl_model *m, struct vl_encode *e, const struct vl_unit *u,
                         uint32_t n_units);
     /* Runs up to n_layers (>= 1) further layers. VL_ENCODE_MORE: call again; 0: *ret was written and lies in
      * the encode and its arena until the next begin. The cut does not change a bit of the result. */
     int (*encode_step)(struct vl_encode *e, unsigned n_layers, struct vl_visual_tokens *ret);
-    void (*encode_free)(struct vl_encode *e); /* accepts half-made */
+    /* What e holds beside its exec. free accepts half-made. */
     int (*encode_init)(const struct vl_model *m, struct vl_encode *e);
+    void (*encode_free)(struct vl_encode *e);
 
     /* Rotary positions of tok's tokens from their segment's base, [tok->n], and what the segment takes up:
      * counted on the whole grid, so that pruning moves nobody. */

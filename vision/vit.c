@@ -127,7 +127,7 @@ int vl_vit_bind(struct vl_vit *v, struct vl_bind *b, struct vl_error *err)
 {
     const uint32_t c = v->d_model;
     const struct vl_bind_row rows[] = {
-        {"v.patch_embd.weight", VL_BIND_WEIGHT, {c, 3 * v->patch * v->patch}, &v->patch_embd, false, NULL, 0},
+        {"v.patch_embd.weight", VL_BIND_WEIGHT, {c, 3, v->patch, v->patch}, &v->patch_embd, false, NULL, 0},
         {"v.patch_embd.bias", VL_BIND_F32, {c}, &v->patch_b, false, NULL, 0},
         {"v.position_embd.weight", VL_BIND_F32, {v->grid * v->grid, c}, &v->pos, false, NULL, 0},
         {"v.post_ln.weight", VL_BIND_F32, {c}, &v->post, false, NULL, 0},

@@ -80,7 +80,8 @@ def make_model(g, tokenizer):
             elif name.endswith("bias"):
                 p.copy_(0.1 * r)
             elif "embed" in name and p.dim() == 2:
-                p.copy_(r * (0.5 if "position" in name else 1))
+                # Small where it is tied: the output would repeat its input otherwise.
+                p.copy_(r * (0.5 if "position" in name else 0.2 if g["tied"] else 1))
             else:
                 p.copy_(r / math.sqrt(p[0].numel()))
             if name.endswith(("q_proj.weight", "k_proj.weight")):
@@ -200,6 +201,10 @@ def run(model, tokenizer, g, pixels):
     """Everything that is computed on the way, by name."""
     taps, hooks = {}, []
 
+    p, grid = g["patch"], g["image"] // g["patch"]
+    cut = torch.nn.functional.unfold(pixels[0][..., :grid * p, :grid * p], p, stride=p)
+    patches = cut[0].T.numpy()  # columns (channel, y, x), as a convolution's kernel
+
     def keep(name, pick=lambda out: out):
         def hook(module, inputs, out):
             out = pick(out[0] if isinstance(out, tuple) else out)
@@ -210,14 +215,12 @@ def run(model, tokenizer, g, pixels):
     images = torch.stack(pixels)[None, :, 0]
     with torch.no_grad():
         v = m.vision_model
-        hooks.append(v.embeddings.patch_embedding.register_forward_hook(
-            keep("vit.patch", lambda out: out.flatten(2).transpose(1, 2))))
         hooks.append(v.embeddings.register_forward_hook(keep("vit.embed")))
         for i, layer in enumerate(v.encoder.layers):
-            hooks.append(layer.register_forward_hook(keep(f"vit.{i}.out")))
-        hooks.append(v.post_layernorm.register_forward_hook(keep("vit.post_ln")))
+            hooks.append(layer.register_forward_hook(keep(f"vit.{i}")))
+        hooks.append(v.post_layernorm.register_forward_hook(keep("vit.post")))
         hooks.append(m.connector.modality_projection.register_forward_pre_hook(
-            lambda module, inputs: taps.__setitem__("shuffle", inputs[0].detach()[0].float().numpy())))
+            lambda module, inputs: taps.__setitem__("proj.shuffle", inputs[0].detach()[0].float().numpy())))
         hooks.append(m.connector.register_forward_hook(keep("proj")))
         features = m.get_image_features(images[:, :1]).pooler_output
         first = dict(taps)
@@ -233,8 +236,8 @@ def run(model, tokenizer, g, pixels):
         embed = m.text_model.embed_tokens(ids).clone()
         place = ids[0] == model.config.image_token_id
         embed[0, place] = rows.reshape(-1, embed.shape[-1])
-        hooks = [layer.register_forward_hook(keep(f"dec.{i}.out")) for i, layer in enumerate(m.text_model.layers)]
-        hooks.append(m.text_model.norm.register_forward_hook(keep("dec.norm")))
+        hooks = [layer.register_forward_hook(keep(f"dec.{i}")) for i, layer in enumerate(m.text_model.layers)]
+        hooks.append(m.text_model.norm.register_forward_hook(keep("dec.norm", lambda out: out[:, -16:])))
         taps["dec.embed"] = embed[0].numpy()
         logits = model.lm_head(m.text_model(inputs_embeds=embed).last_hidden_state)
         for h in hooks:
@@ -247,6 +250,7 @@ def run(model, tokenizer, g, pixels):
             greedy.append(int(model.lm_head(m.text_model(inputs_embeds=embed).last_hidden_state)[0, -1].argmax()))
             embed = torch.cat([embed, m.text_model.embed_tokens(torch.tensor([[greedy[-1]]]))], 1)
     n = ids.shape[1]
+    taps["patches"] = patches
     taps["ids"] = torch.where(place, -1, ids[0]).numpy().astype(np.int32)
     taps["positions"] = np.arange(n, dtype=np.int32)
     taps["greedy"] = np.array(greedy, np.int32)
@@ -278,8 +282,10 @@ def make_pair(name, llama_cpp, folder):
     model = make_model(g, tokenizer)
     out = folder / name
     with tempfile.TemporaryDirectory() as tmp:
-        save(model, tokenizer, g, Path(tmp))
-        convert(llama_cpp, tmp, out, outtype)
+        source = Path(tmp) / f"Tiny-{name}"  # the files' general.name comes from it
+        source.mkdir()
+        save(model, tokenizer, g, source)
+        convert(llama_cpp, source, out, outtype)
     state = read_back(out, g)
     if outtype == "f32":
         for k, v in model.state_dict().items():
