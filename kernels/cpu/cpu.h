@@ -7,6 +7,9 @@
 
 /* Inside the cpu backend only. The device: the chosen table and the memory it handed out. Constant after
  * open, apart from alloc and free, which are for init time on the owner thread. */
+enum {
+    VL_CPU_SMALL = 1 << 17
+}; /* multiplications that one thread does sooner than a second one wakes: about 5 us */
 struct vl_cpu_block {
     struct vl_cpu_block *next;
     void *data;

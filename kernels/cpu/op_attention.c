@@ -16,7 +16,6 @@ struct job {
     const struct vl_tensor *y, *q;
     const struct vl_attn_seq *seq;
     const struct vl_attn_params *p;
-    uint32_t n_seqs;
 };
 
 /* Queries [first, first + n) of q's rows, all heads of one KV head. */
@@ -190,10 +189,12 @@ int vl_cpu_attention(struct vl_exec *x, struct vl_tensor *y, const struct vl_ten
     int r = vl_check_attention(y, q, seq, n_seqs, p);
     if (r < 0)
         return r;
-    struct job j = {x->device, y, q, seq, p, n_seqs};
-    size_t n = 0;
-    for (uint32_t s = 0; s < n_seqs; s++)
+    struct job j = {x->device, y, q, seq, p};
+    size_t n = 0, work = 0;
+    for (uint32_t s = 0; s < n_seqs; s++) {
         n += n_items(&j, &seq[s]);
-    vl_workers_run(x->workers, attention_range, &j, n, 1);
+        work += 2 * (size_t)seq[s].n_queries * seq[s].kv->n_tokens * q->dim[1] * q->dim[2];
+    }
+    vl_workers_run(work < VL_CPU_SMALL ? NULL : x->workers, attention_range, &j, n, 1);
     return 0;
 }

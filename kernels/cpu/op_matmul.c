@@ -7,14 +7,21 @@
 #include "kernels/layout.h"
 #include "kernels/shapes.h"
 
-/* BLOCK_OUT: panels that a range item keeps warm. BLOCK_ROWS: activation rows of one k block fill half of a
- * usual second level cache. */
-enum { BLOCK_OUT = 4 * VL_PANEL, BLOCK_ROWS = 192, MAX_GEMV_ROWS = 8, PACK_GRAIN = 4 };
+/* BLOCK_OUT: panels that a range item keeps warm. MAX_ROWS: activation rows of one k block, a good part of a
+ * second level cache; halved down to MIN_ROWS while there are fewer than MIN_ITEMS items to share out. */
+enum {
+    BLOCK_OUT = 4 * VL_PANEL,
+    MAX_ROWS = 192,
+    MIN_ROWS = 48,
+    MIN_ITEMS = 16,
+    MAX_GEMV_ROWS = 8,
+    PACK_GRAIN = 4
+};
 
 struct job {
     const struct vl_matmul_ukernels *k;
     const struct vl_tensor *y, *a, *w;
-    size_t n_out_blocks, panel_bytes;
+    size_t n_out_blocks, block_rows, panel_bytes;
 };
 
 static void gemv(const struct job *j, float *y, const void *w, const float *a, size_t n, size_t n_out)
@@ -32,8 +39,8 @@ static void matmul_range(void *arg, size_t first, size_t last)
     const struct job *j = arg;
     size_t n = j->a->dim[0];
     for (size_t i = first; i < last; i++) {
-        size_t row = i / j->n_out_blocks * BLOCK_ROWS, out = i % j->n_out_blocks * BLOCK_OUT;
-        size_t n_rows = n - row < BLOCK_ROWS ? n - row : BLOCK_ROWS;
+        size_t row = i / j->n_out_blocks * j->block_rows, out = i % j->n_out_blocks * BLOCK_OUT;
+        size_t n_rows = n - row < j->block_rows ? n - row : j->block_rows;
         size_t n_out = j->w->dim[0] - out < BLOCK_OUT ? j->w->dim[0] - out : BLOCK_OUT;
         const float *a = vl_tensor_row(j->a, row);
         float *y = (float *)vl_tensor_row(j->y, row) + out;
@@ -56,8 +63,13 @@ int vl_cpu_matmul(struct vl_exec *x, struct vl_tensor *y, const struct vl_tensor
     struct job j = {.k = &cpu->k.matmul[w->layout], .y = y, .a = a, .w = w};
     j.n_out_blocks = ((size_t)w->dim[0] + BLOCK_OUT - 1) / BLOCK_OUT;
     j.panel_bytes = vl_layout_panel_bytes((enum vl_layout)w->layout, w->dim[1]);
-    size_t n_row_blocks = ((size_t)a->dim[0] + BLOCK_ROWS - 1) / BLOCK_ROWS;
-    vl_workers_run(x->workers, matmul_range, &j, n_row_blocks * j.n_out_blocks, 1);
+    size_t n = a->dim[0], n_items = (n + MAX_ROWS - 1) / MAX_ROWS * j.n_out_blocks;
+    for (j.block_rows = MAX_ROWS; n_items < MIN_ITEMS && j.block_rows > MIN_ROWS && n > MAX_GEMV_ROWS;) {
+        j.block_rows /= 2;
+        n_items = (n + j.block_rows - 1) / j.block_rows * j.n_out_blocks;
+    }
+    bool small = (uint64_t)n * w->dim[0] * w->dim[1] < VL_CPU_SMALL;
+    vl_workers_run(small ? NULL : x->workers, matmul_range, &j, n_items, 1);
     return 0;
 }
 
