@@ -171,11 +171,13 @@ static int read_message(const struct vl_frame_socket *s, struct message *m)
                          .msg_controllen = sizeof(control.bytes)};
     memset(m->bytes, 0, sizeof(m->bytes));
     m->n_fds = 0;
+    /* ECONNRESET: the peer left without having read all of ours. It is told once, ahead of what the peer had
+     * said before, its last status among it. */
     do
         m->len = recvmsg(s->fd, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-    while (m->len < 0 && errno == EINTR);
+    while (m->len < 0 && (errno == EINTR || errno == ECONNRESET));
     if (m->len < 0)
-        return errno == EAGAIN ? VL_FRAME_EMPTY : errno == ECONNRESET ? VL_FRAME_CLOSED : -errno;
+        return errno == EAGAIN ? VL_FRAME_EMPTY : -errno;
     m->flags = msg.msg_flags;
     for (struct cmsghdr *c = CMSG_FIRSTHDR(&msg); c; c = CMSG_NXTHDR(&msg, c)) {
         if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)

@@ -1,86 +1,101 @@
 /* SPDX-License-Identifier: MIT */
 /* Copyright vlmd contributors */
-/* Thumbnails by plain means over the luma plane; of RGB the green channel stands for luma, which is good
- * enough to tell change from none. */
+/* The change gate: thumbnails of 64 x 64 cells, compared in blocks of 4 x 4 cells. */
 #include "pipelines/gate.h"
 
 #include "base/clock.h"
 
 #include <string.h>
 
-enum {
-    BLOCK = 4, /* cells of a block's side: 16 x 16 blocks */
-    MEAN_OPEN = 3,
-    BLOCK_OPEN = 6 /* levels of 255; noise of 2 % gives about 1.5 */
-};
-static const int64_t refresh_ns = 8 * VL_NSEC_PER_SEC;
+#define REFRESH_NS (8 * VL_NSEC_PER_SEC)
+/* Mean absolute differences, 0..255: of the block that changed most, and of the whole picture. */
+#define BLOCK_ENTER 10.0f
+#define MEAN_ENTER  3.0f
+enum { BLOCK = 4, N_BLOCKS = VL_GATE_SIDE / BLOCK, TAPS = 4 };
 
-void vl_change_gate_reset(struct vl_change_gate *g)
+void vl_change_gate_init(struct vl_change_gate *g)
 {
-    g->has_sent = false;
-    g->open = false;
+    memset(g, 0, sizeof(*g));
 }
 
-/* Mean of one cell. Pictures smaller than the grid repeat pixels. */
-static uint8_t cell(const struct vl_frame *f, uint32_t cx, uint32_t cy)
+/* y, u, v at one pixel, whatever the format. Nearest chroma; u and v are 128 where there is no colour. */
+static void pixel_yuv(const struct vl_frame *f, uint32_t x, uint32_t y, int yuv[3])
 {
-    const uint32_t step = f->format == VL_PIXFMT_RGB24 ? 3 : 1, first = f->format == VL_PIXFMT_RGB24 ? 1 : 0;
-    uint32_t x0 = cx * f->width / VL_GATE_SIDE, x1 = (cx + 1) * f->width / VL_GATE_SIDE;
-    uint32_t y0 = cy * f->height / VL_GATE_SIDE, y1 = (cy + 1) * f->height / VL_GATE_SIDE;
-    x1 = x1 > x0 ? x1 : x0 + 1;
-    y1 = y1 > y0 ? y1 : y0 + 1;
-    uint64_t sum = 0;
-    for (uint32_t y = y0; y < y1; y++) {
-        const uint8_t *row = f->plane[0] + (size_t)y * f->stride[0] + first;
-        for (uint32_t x = x0; x < x1; x++)
-            sum += row[(size_t)x * step];
+    const uint8_t *p = f->plane[0] + (size_t)y * f->stride[0];
+    yuv[1] = yuv[2] = 128;
+    if (f->format == VL_PIXFMT_RGB24) {
+        int r = p[3 * x], g = p[3 * x + 1], b = p[3 * x + 2];
+        yuv[0] = (77 * r + 150 * g + 29 * b) >> 8;
+        yuv[1] += (b - yuv[0]) / 2;
+        yuv[2] += (r - yuv[0]) * 5 / 7;
+        return;
     }
-    return (uint8_t)(sum / ((uint64_t)(x1 - x0) * (y1 - y0)));
+    yuv[0] = p[x];
+    size_t cx = x / 2, cy = y / 2;
+    if (f->format == VL_PIXFMT_NV12) {
+        yuv[1] = f->plane[1][cy * f->stride[1] + 2 * cx];
+        yuv[2] = f->plane[1][cy * f->stride[1] + 2 * cx + 1];
+    } else if (f->format == VL_PIXFMT_I420) {
+        yuv[1] = f->plane[1][cy * f->stride[1] + cx];
+        yuv[2] = f->plane[2][cy * f->stride[2] + cx];
+    }
 }
 
-static void thumbnail(const struct vl_frame *f, uint8_t *ret)
+/* Mean of up to 4 x 4 pixels spread over each cell: enough to average noise away, and the same cost at any
+ * size. */
+static void thumbnail(const struct vl_frame *f, uint8_t out[3][VL_GATE_SIDE * VL_GATE_SIDE])
 {
-    for (uint32_t y = 0; y < VL_GATE_SIDE; y++)
-        for (uint32_t x = 0; x < VL_GATE_SIDE; x++)
-            ret[y * VL_GATE_SIDE + x] = cell(f, x, y);
-}
-
-static uint32_t block_difference(const struct vl_change_gate *g, uint32_t bx, uint32_t by)
-{
-    uint32_t sum = 0;
-    for (uint32_t y = by * BLOCK; y < (by + 1) * BLOCK; y++)
-        for (uint32_t x = bx * BLOCK; x < (bx + 1) * BLOCK; x++) {
-            int d = g->now[y * VL_GATE_SIDE + x] - g->sent[y * VL_GATE_SIDE + x];
-            sum += (uint32_t)(d < 0 ? -d : d);
+    enum { GRID = VL_GATE_SIDE * TAPS };
+    for (uint32_t cy = 0; cy < VL_GATE_SIDE; cy++)
+        for (uint32_t cx = 0; cx < VL_GATE_SIDE; cx++) {
+            int sum[3] = {0, 0, 0};
+            for (uint32_t t = 0; t < TAPS * TAPS; t++) {
+                uint64_t gx = cx * TAPS + t % TAPS, gy = cy * TAPS + t / TAPS;
+                int yuv[3];
+                pixel_yuv(f, (uint32_t)((2 * gx + 1) * f->width / (2 * GRID)),
+                          (uint32_t)((2 * gy + 1) * f->height / (2 * GRID)), yuv);
+                for (int c = 0; c < 3; c++)
+                    sum[c] += yuv[c];
+            }
+            for (int c = 0; c < 3; c++)
+                out[c][cy * VL_GATE_SIDE + cx] = (uint8_t)(sum[c] / (TAPS * TAPS));
         }
-    return sum;
 }
 
-static bool differs(const struct vl_change_gate *g)
+/* Colour differences count in full: a turned colour is often all that there is. */
+static void compare(struct vl_change_gate *g)
 {
-    const uint32_t n_blocks = VL_GATE_SIDE / BLOCK, cells = BLOCK * BLOCK, half = g->open ? 2 : 1;
-    uint32_t sum = 0, worst = 0;
-    for (uint32_t by = 0; by < n_blocks; by++)
-        for (uint32_t bx = 0; bx < n_blocks; bx++) {
-            uint32_t d = block_difference(g, bx, by);
-            sum += d;
-            worst = d > worst ? d : worst;
+    float total = 0, most = 0;
+    for (int by = 0; by < N_BLOCKS; by++)
+        for (int bx = 0; bx < N_BLOCKS; bx++) {
+            int sum[3] = {0, 0, 0};
+            for (int c = 0; c < 3; c++)
+                for (int y = 0; y < BLOCK; y++)
+                    for (int x = 0; x < BLOCK; x++) {
+                        int at = (by * BLOCK + y) * VL_GATE_SIDE + bx * BLOCK + x;
+                        sum[c] += abs((int)g->now[c][at] - (int)g->sent[c][at]);
+                    }
+            int worst = sum[0] > sum[1] ? sum[0] : sum[1];
+            worst = sum[2] > worst ? sum[2] : worst;
+            float mean = (float)worst / (BLOCK * BLOCK);
+            total += mean;
+            most = mean > most ? mean : most;
         }
-    return sum * half > MEAN_OPEN * VL_GATE_SIDE * VL_GATE_SIDE || worst * half > BLOCK_OPEN * cells;
+    g->mean = total / (N_BLOCKS * N_BLOCKS);
+    g->block = most;
 }
 
-bool vl_change_gate_pass(struct vl_change_gate *g, const struct vl_frame *f)
+bool vl_change_gate_pass(struct vl_change_gate *g, const struct vl_frame *f, int64_t media_ns)
 {
     thumbnail(f, g->now);
-    bool changed = !g->has_sent || differs(g),
-         due = f->pts_ns - g->sent_ns >= refresh_ns || f->pts_ns < g->sent_ns;
-    g->open = g->has_sent && changed;
-    if (!changed && !due) {
-        g->n_gated++;
+    compare(g);
+    float scale = g->moving ? 0.5f : 1.0f;
+    bool changed = g->block > BLOCK_ENTER * scale || g->mean > MEAN_ENTER * scale;
+    g->moving = g->primed && changed;
+    if (g->primed && !changed && media_ns - g->passed_ns < REFRESH_NS)
         return false;
-    }
+    g->primed = true;
+    g->passed_ns = media_ns;
     memcpy(g->sent, g->now, sizeof(g->sent));
-    g->has_sent = true;
-    g->sent_ns = f->pts_ns;
     return true;
 }

@@ -1,97 +1,122 @@
 /* SPDX-License-Identifier: MIT */
 /* Copyright vlmd contributors */
-/* Sampling by presentation time. Media time is the stamps' differences added up, so it cannot jump unless we
- * let it. */
+/* Presentation times, as sources really stamp them, become a grid of samples. See sampler.h for the rules. */
 #include "pipelines/sampler.h"
 
 #include "base/clock.h"
+#include "base/frame.h"
+#include "pipelines/source.h"
 
-enum { NEW_LINE_AFTER = 3 }; /* doubtful stamps in a row that agree are the truth */
+#include <stdbool.h>
+#include <string.h>
 
-void vl_pts_sampler_init(struct vl_pts_sampler *s, int64_t interval_ns, bool live, int64_t start_ns)
+#define BACK_NS      (5 * VL_NSEC_PER_SEC)
+#define NEW_LINE_NS  (5 * VL_NSEC_PER_SEC) /* how near to each other odd stamps must be to agree */
+#define FIRST_DELTA  (40 * VL_NSEC_PER_MSEC)
+#define MAX_MEDIA_NS (INT64_MAX / 4) /* 73 years; sums below cannot overflow */
+enum { N_NEW_LINE = 3 };
+
+void vl_sampler_init(struct vl_sampler *s, int64_t interval_ns, int64_t step_ns, int64_t start_ns)
 {
-    *s = (struct vl_pts_sampler){
-        .interval_ns = interval_ns,
-        .max_step_ns = (live ? 5 : 60) * VL_NSEC_PER_SEC,
-        .start_ns = start_ns,
-        .step = VL_NSEC_PER_SEC / 25,
-    };
+    memset(s, 0, sizeof(*s));
+    s->interval_ns = interval_ns;
+    s->step_ns = step_ns;
+    s->start_ns = start_ns;
+    s->delta_ns = FIRST_DELTA;
+    s->flags = start_ns ? VL_FRAME_GAP : 0;
 }
 
-void vl_pts_sampler_set_interval(struct vl_pts_sampler *s, int64_t interval_ns)
+void vl_sampler_set_interval(struct vl_sampler *s, int64_t interval_ns)
 {
     s->interval_ns = interval_ns;
-    s->first_media = s->last_media;
-    s->due = s->last_media + interval_ns;
+    s->due_ns = s->taken_ns + interval_ns;
 }
 
-void vl_pts_sampler_restart(struct vl_pts_sampler *s, bool gap)
+/* A line that begins within its first seconds is left as the media has it; any other begins at the start. */
+static int64_t begin(struct vl_sampler *s, int64_t pts_ns)
 {
-    if (!s->started)
-        return;
-    s->start_ns = s->last_media + s->step;
-    s->started = false;
-    s->gap |= gap;
+    int64_t media = s->start_ns;
+    if (pts_ns >= 0 && pts_ns < BACK_NS)
+        media += pts_ns;
+    s->started = 1;
+    s->offset_ns = 0;
+    if (pts_ns != VL_PTS_NONE)
+        s->offset_ns = media - pts_ns; /* pts_ns > INT64_MIN and media is small, so this fits */
+    s->due_ns = media;
+    return media;
 }
 
-/* Grid points are first_media + k * interval; the next one after a picture that was taken. */
-static void advance(struct vl_pts_sampler *s, int64_t media, int64_t slack)
+/* Where the stamp says the picture is; false: that cannot be believed. */
+static bool on_line(const struct vl_sampler *s, int64_t pts_ns, int64_t *ret_media_ns)
 {
-    if (s->interval_ns > 0)
-        s->due = s->first_media + ((media + slack - s->first_media) / s->interval_ns + 1) * s->interval_ns;
-}
-
-static int judge(struct vl_pts_sampler *s, int64_t media, int64_t *ret_media_ns, bool *ret_gap)
-{
-    /* A thirtieth of a second is 33333333 ns: the thirtieth picture is a little early. */
-    int64_t slack = s->interval_ns / 100 < 5 * VL_NSEC_PER_MSEC ? s->interval_ns / 100 : 5 * VL_NSEC_PER_MSEC;
-    s->last_media = media;
-    if (s->interval_ns > 0 && media + slack < s->due)
-        return VL_SAMPLE_SKIP;
-    advance(s, media, slack);
+    int64_t media;
+    if (__builtin_add_overflow(pts_ns, s->offset_ns, &media) || media > MAX_MEDIA_NS || media < -MAX_MEDIA_NS)
+        return false;
+    if (media - s->last_ns > s->step_ns || s->last_ns - media > BACK_NS)
+        return false;
     *ret_media_ns = media;
-    *ret_gap = s->gap;
-    s->gap = false;
-    return VL_SAMPLE_TAKE;
+    return true;
 }
 
-static int begin(struct vl_pts_sampler *s, int64_t pts_ns, int64_t *ret_media_ns, bool *ret_gap)
+static int64_t off_line(struct vl_sampler *s, int64_t pts_ns)
 {
-    bool first = s->n_in == 1;
-    s->started = true;
-    s->last_pts = pts_ns;
-    s->n_odd = 0;
-    if (first) {
-        s->first_media = s->start_ns;
-        s->due = s->start_ns;
+    int64_t media = s->last_ns + s->delta_ns, step;
+    bool agrees =
+        s->n_odd > 0 && !__builtin_sub_overflow(pts_ns, s->odd_ns, &step) && step > 0 && step <= NEW_LINE_NS;
+    s->n_odd = agrees ? s->n_odd + 1 : 1;
+    s->odd_ns = pts_ns;
+    s->n_restamped++;
+    int64_t offset;
+    if (s->n_odd >= N_NEW_LINE && !__builtin_sub_overflow(media, pts_ns, &offset)) {
+        s->offset_ns = offset;
+        s->flags |= VL_FRAME_GAP;
+        s->n_odd = 0;
     }
-    return judge(s, s->start_ns, ret_media_ns, ret_gap);
+    return media;
 }
 
-int vl_pts_sampler_push(struct vl_pts_sampler *s, int64_t pts_ns, int64_t *ret_media_ns, bool *ret_gap)
+/* Whether the picture at media is the one for the grid's next point; frame_ns is the time between pictures.
+ */
+static bool is_due(struct vl_sampler *s, int64_t media, int64_t frame_ns)
 {
-    s->n_in++;
-    if (pts_ns < 0)
-        pts_ns = s->started ? s->last_pts + s->step : 0;
-    if (!s->started)
-        return begin(s, pts_ns, ret_media_ns, ret_gap);
-    int64_t step = 0;
-    bool huge = __builtin_sub_overflow(pts_ns, s->last_pts, &step);
-    if (!huge && step <= 0 && step >= -s->max_step_ns) {
-        s->n_stray++; /* a repeat, or pictures out of order: never two moments */
-        return VL_SAMPLE_SKIP;
-    }
-    if (huge || step > s->max_step_ns || step < 0) {
-        if (++s->n_odd < NEW_LINE_AFTER) {
-            s->n_stray++;
-            return VL_SAMPLE_SKIP;
-        }
-        step = s->step; /* a new line of time: it goes on where the old one ended */
-        s->gap = true;
+    if (s->interval_ns == 0)
+        return true;
+    int64_t half = (frame_ns < s->interval_ns ? frame_ns : s->interval_ns) / 2;
+    if (media + half <= s->due_ns && media < s->due_ns)
+        return false;
+    int64_t base = media - s->due_ns > frame_ns ? media : s->due_ns;
+    s->due_ns = base + s->interval_ns;
+    if (s->due_ns <= media)
+        s->due_ns += (media - s->due_ns) / s->interval_ns * s->interval_ns + s->interval_ns;
+    return true;
+}
+
+int vl_sampler_offer(struct vl_sampler *s, int64_t pts_ns, int64_t *ret_media_ns, uint32_t *ret_flags)
+{
+    int64_t media, frame_ns = s->delta_ns;
+    if (!s->started) {
+        media = begin(s, pts_ns);
     } else {
-        s->step = step;
+        if (pts_ns == VL_PTS_NONE)
+            media = s->last_ns + s->delta_ns;
+        else if (on_line(s, pts_ns, &media))
+            s->n_odd = 0;
+        else
+            media = off_line(s, pts_ns);
+        if (media <= s->last_ns) {
+            s->n_duplicate++;
+            return VL_SAMPLE_DUPLICATE;
+        }
+        if (media - s->last_ns < frame_ns)
+            frame_ns = media - s->last_ns;
+        s->delta_ns = media - s->last_ns;
     }
-    s->n_odd = 0;
-    s->last_pts = pts_ns;
-    return judge(s, s->last_media + step, ret_media_ns, ret_gap);
+    s->last_ns = media;
+    if (!is_due(s, media, frame_ns))
+        return VL_SAMPLE_SKIP;
+    s->taken_ns = media;
+    *ret_media_ns = media;
+    *ret_flags = s->flags;
+    s->flags = 0;
+    return 0;
 }

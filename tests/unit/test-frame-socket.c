@@ -550,6 +550,24 @@ static void test_status(void **state)
     pair_close(&p);
 }
 
+/* A child that fails at once has not read its first credit; its reason must arrive all the same. */
+static void test_last_words(void **state)
+{
+    (void)state;
+    struct pair p;
+    pair_open(&p, &small);
+    grant(&p, 1);
+    struct vl_frame_status st = {.state = VL_INGEST_FAILED, .code = -EIO}, got = {0};
+    assert_int_equal(vl_frame_socket_send_status(p.tx, &st), 0);
+    p.tx = vl_frame_socket_unref(p.tx);
+    struct vl_frame *f = NULL;
+    struct vl_error err = {0};
+    assert_int_equal(vl_frame_socket_receive(p.rx, &f, &got, &err), VL_FRAME_STATUS);
+    assert_int_equal(got.code, -EIO);
+    assert_int_equal(vl_frame_socket_receive(p.rx, &f, &got, &err), VL_FRAME_CLOSED);
+    pair_close(&p);
+}
+
 static void test_wall_clock(void **state)
 {
     (void)state;
@@ -605,6 +623,7 @@ int main(void)
         cmocka_unit_test(test_grant_on_release),
         cmocka_unit_test(test_owed_credit),
         cmocka_unit_test(test_status),
+        cmocka_unit_test(test_last_words),
         cmocka_unit_test(test_wall_clock),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

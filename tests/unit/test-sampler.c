@@ -4,21 +4,24 @@
 #include "base/clock.h"
 #include "pipelines/gate.h"
 #include "pipelines/sampler.h"
+#include "pipelines/source.h"
 #include "tests/harness.h"
 
 #include <string.h>
 
-#define SEC VL_NSEC_PER_SEC
+#define SEC       VL_NSEC_PER_SEC
+#define CAMERA    (5 * SEC)
+#define RECORDING (600 * SEC)
 
-/* Pushes n stamps that are step apart and checks that what is taken rises strictly; returns how many were
- * taken. */
-static unsigned push_steady(struct vl_pts_sampler *s, int64_t first, int64_t step, unsigned n)
+/* Pushes n stamps that are step apart and checks that what is taken rises, an interval at a time but for one
+ * step; returns how many were taken. */
+static unsigned push_steady(struct vl_sampler *s, int64_t first, int64_t step, unsigned n)
 {
     int64_t last = -1, media;
     unsigned taken = 0;
-    bool gap;
+    uint32_t flags;
     for (unsigned i = 0; i < n; i++) {
-        if (vl_pts_sampler_push(s, first + (int64_t)i * step, &media, &gap) != VL_SAMPLE_TAKE)
+        if (vl_sampler_offer(s, first + (int64_t)i * step, &media, &flags) != 0)
             continue;
         assert_true(media > last);
         if (taken && s->interval_ns >= step)
@@ -36,15 +39,15 @@ static void test_rates(void **state)
     static const int64_t intervals[] = {SEC / 2, SEC, 2 * SEC, 3 * SEC};
     for (size_t f = 0; f < sizeof(fps) / sizeof(fps[0]); f++)
         for (size_t i = 0; i < sizeof(intervals) / sizeof(intervals[0]); i++) {
-            struct vl_pts_sampler s;
-            vl_pts_sampler_init(&s, intervals[i], true, 0);
+            struct vl_sampler s;
+            vl_sampler_init(&s, intervals[i], CAMERA, 0);
             unsigned taken = push_steady(&s, 7 * SEC, SEC / fps[f], (unsigned)fps[f] * 60);
             unsigned most = (unsigned)(60 * SEC / intervals[i]);
             unsigned wanted = most < (unsigned)fps[f] * 60 ? most : (unsigned)fps[f] * 60;
             assert_in_range(taken, wanted - 1, wanted);
         }
-    struct vl_pts_sampler every;
-    vl_pts_sampler_init(&every, 0, true, 0);
+    struct vl_sampler every;
+    vl_sampler_init(&every, 0, CAMERA, 0);
     assert_int_equal(push_steady(&every, 0, SEC / 25, 100), 100);
 }
 
@@ -52,31 +55,49 @@ static void test_variable_rate_does_not_drift(void **state)
 {
     (void)state;
     struct test_rng rng = test_rng_new("sampler");
-    struct vl_pts_sampler s;
-    vl_pts_sampler_init(&s, SEC, true, 0);
+    struct vl_sampler s;
+    vl_sampler_init(&s, SEC, CAMERA, 0);
     int64_t pts = 0, media = 0;
-    bool gap;
+    uint32_t flags;
     unsigned taken = 0;
     for (unsigned i = 0; i < 100000; i++) {
         pts += (int64_t)(1 + test_randn(&rng, 80)) * VL_NSEC_PER_MSEC;
-        taken += vl_pts_sampler_push(&s, pts, &media, &gap) == VL_SAMPLE_TAKE;
+        taken += vl_sampler_offer(&s, pts, &media, &flags) == 0;
     }
-    assert_in_range(taken, (uint64_t)(pts / SEC) - 2, (uint64_t)(pts / SEC) + 2);
+    assert_in_range(taken, (uint64_t)(pts / SEC) * 99 / 100, (uint64_t)(pts / SEC) + 2);
+}
+
+/* A camera of one picture a second that is never quite on time, asked for one a second: all of them. */
+static void test_slow_and_jittery(void **state)
+{
+    (void)state;
+    struct test_rng rng = test_rng_new("jitter");
+    struct vl_sampler s;
+    vl_sampler_init(&s, SEC, CAMERA, 0);
+    int64_t media;
+    uint32_t flags;
+    unsigned taken = 0;
+    for (int i = 0; i < 1000; i++)
+        taken +=
+            vl_sampler_offer(&s, i * SEC + (int64_t)(test_randf(&rng) * 100e6f) + SEC, &media, &flags) == 0;
+    assert_int_equal(taken, 1000);
 }
 
 static void test_repeats_and_backward(void **state)
 {
     (void)state;
-    struct vl_pts_sampler s;
+    struct vl_sampler s;
     int64_t media;
-    bool gap;
-    vl_pts_sampler_init(&s, 0, true, 0);
-    assert_int_equal(vl_pts_sampler_push(&s, 10 * SEC, &media, &gap), VL_SAMPLE_TAKE);
-    assert_int_equal(vl_pts_sampler_push(&s, 10 * SEC, &media, &gap), VL_SAMPLE_SKIP);
-    assert_int_equal(vl_pts_sampler_push(&s, 9 * SEC, &media, &gap), VL_SAMPLE_SKIP);
-    assert_int_equal(vl_pts_sampler_push(&s, 11 * SEC, &media, &gap), VL_SAMPLE_TAKE);
+    uint32_t flags;
+    vl_sampler_init(&s, 0, CAMERA, 0);
+    assert_int_equal(vl_sampler_offer(&s, 10 * SEC, &media, &flags), 0);
+    assert_int_equal(vl_sampler_offer(&s, 10 * SEC, &media, &flags), VL_SAMPLE_DUPLICATE);
+    assert_int_equal(vl_sampler_offer(&s, 9 * SEC, &media, &flags), VL_SAMPLE_DUPLICATE);
+    assert_int_equal(vl_sampler_offer(&s, 11 * SEC, &media, &flags), 0);
     assert_int_equal(media, SEC);
-    assert_int_equal(s.n_stray, 2);
+    assert_int_equal(s.n_duplicate, 2);
+    for (int i = 0; i < 1000; i++) /* frozen */
+        assert_int_equal(vl_sampler_offer(&s, 11 * SEC, &media, &flags), VL_SAMPLE_DUPLICATE);
 }
 
 static void test_single_spikes_and_a_lasting_step(void **state)
@@ -84,69 +105,82 @@ static void test_single_spikes_and_a_lasting_step(void **state)
     (void)state;
     static const int64_t spikes[] = {-9800 * SEC, 37600 * SEC, 3600 * SEC, -3600 * SEC, INT64_MAX / 2};
     for (size_t k = 0; k < sizeof(spikes) / sizeof(spikes[0]); k++) {
-        struct vl_pts_sampler s;
+        struct vl_sampler s;
         int64_t media = 0;
-        bool gap = false;
-        vl_pts_sampler_init(&s, 0, true, 0);
+        uint32_t flags = 0;
+        vl_sampler_init(&s, 0, CAMERA, 0);
         const int64_t base = 20000 * SEC;
-        for (int i = 0; i < 50; i++) {
+        for (int i = 0; i < 50; i++) { /* single ones are put where they belong */
             int64_t pts = base + i * SEC / 25;
-            bool spike = i % 10 == 5;
-            int r = vl_pts_sampler_push(&s, spike ? pts + spikes[k] : pts, &media, &gap);
-            assert_int_equal(r, spike ? VL_SAMPLE_SKIP : VL_SAMPLE_TAKE);
-            assert_false(gap);
-            assert_true(media <= 2 * SEC);
+            assert_int_equal(vl_sampler_offer(&s, i % 10 == 5 ? pts + spikes[k] : pts, &media, &flags), 0);
+            assert_int_equal(flags, 0);
+            assert_int_equal(media, i * SEC / 25);
         }
-        /* From here on every stamp is off: after three the new line is the truth, and says that there is a
-         * gap. */
-        int n_gaps = 0, n_taken = 0;
+        assert_int_equal(s.n_restamped, 5);
+        /* From here on every stamp is off: the third is the truth, and says that there is a gap. */
+        int n_gaps = 0;
         int64_t before = media;
         for (int i = 50; i < 100; i++) {
-            if (vl_pts_sampler_push(&s, base + spikes[k] + i * SEC / 25, &media, &gap) == VL_SAMPLE_TAKE) {
-                n_taken++;
-                n_gaps += gap;
-                assert_true(media > before);
-                before = media;
-            }
+            assert_int_equal(vl_sampler_offer(&s, base + spikes[k] + i * SEC / 25, &media, &flags), 0);
+            n_gaps += flags == VL_FRAME_GAP;
+            assert_int_equal(flags == VL_FRAME_GAP, i == 52);
+            assert_int_equal(media - before, SEC / 25);
+            before = media;
         }
         assert_int_equal(n_gaps, 1);
-        assert_int_equal(n_taken, 48);
-        assert_true(media < 4 * SEC);
+        assert_int_equal(s.n_restamped, 8);
     }
 }
 
 static void test_extremes(void **state)
 {
     (void)state;
-    struct vl_pts_sampler s;
-    int64_t media;
-    bool gap;
-    vl_pts_sampler_init(&s, SEC, false, 0);
+    struct vl_sampler s;
+    int64_t media = 0;
+    uint32_t flags;
+    vl_sampler_init(&s, SEC, RECORDING, 0);
     assert_int_equal(push_steady(&s, INT64_MAX - 100 * SEC, SEC / 25, 1000), 40);
-    vl_pts_sampler_init(&s, SEC, false, 0);
+    vl_sampler_init(&s, SEC, RECORDING, 0);
+    assert_int_equal(push_steady(&s, INT64_MIN + 1, SEC / 25, 1000), 40);
+    vl_sampler_init(&s, SEC, RECORDING, 0);
     for (int i = 0; i < 50; i++) /* without stamps: 25 a second until told otherwise */
-        (void)vl_pts_sampler_push(&s, -1, &media, &gap);
+        (void)vl_sampler_offer(&s, VL_PTS_NONE, &media, &flags);
     assert_int_equal(media, SEC);
-    vl_pts_sampler_init(&s, SEC, false, 0); /* a slide show: ten seconds a picture */
+    vl_sampler_init(&s, SEC, RECORDING, 0); /* a slide show: ten seconds a picture */
     assert_int_equal(push_steady(&s, 0, 10 * SEC, 6), 6);
+    static const int64_t mad[] = {0, INT64_MAX, INT64_MIN, 1, INT64_MAX - 1, INT64_MIN + 2, -1, 5 * SEC};
+    vl_sampler_init(&s, 0, RECORDING, 0);
+    int64_t last = -1;
+    for (int i = 0; i < 800; i++)
+        if (vl_sampler_offer(&s, mad[i % 8], &media, &flags) == 0) {
+            assert_true(media > last);
+            last = media;
+        }
 }
 
-static void test_restart_and_start(void **state)
+static void test_start_and_holes(void **state)
 {
     (void)state;
-    struct vl_pts_sampler s;
+    struct vl_sampler s;
     int64_t media = 0;
-    bool gap = false;
-    vl_pts_sampler_init(&s, SEC, false, 100 * SEC);
-    assert_int_equal(vl_pts_sampler_push(&s, 5 * SEC, &media, &gap), VL_SAMPLE_TAKE);
+    uint32_t flags = 0;
+    vl_sampler_init(&s, SEC, RECORDING, 100 * SEC); /* a stream that goes on */
+    assert_int_equal(vl_sampler_offer(&s, 100 * SEC, &media, &flags), 0);
     assert_int_equal(media, 100 * SEC);
-    assert_int_equal(push_steady(&s, 5 * SEC + SEC / 25, SEC / 25, 49), 1);
-    vl_pts_sampler_restart(&s, false);
-    assert_int_equal(vl_pts_sampler_push(&s, 0, &media, &gap), VL_SAMPLE_TAKE);
-    assert_int_equal(media, 102 * SEC);
-    assert_false(gap);
-    vl_pts_sampler_restart(&s, true);
-    assert_int_equal(push_steady(&s, 0, SEC / 25, 26), 1);
+    assert_int_equal(flags, VL_FRAME_GAP);
+    assert_int_equal(vl_sampler_offer(&s, 101 * SEC, &media, &flags), 0);
+    assert_int_equal(flags, 0);
+    vl_sampler_init(&s, SEC, RECORDING, 0); /* a recording that begins a little late keeps its own times */
+    assert_int_equal(vl_sampler_offer(&s, SEC / 2, &media, &flags), 0);
+    assert_int_equal(media, SEC / 2);
+    /* After a hole the grid begins anew: not two frames in quick succession. */
+    vl_sampler_init(&s, SEC, RECORDING, 0);
+    assert_int_equal(push_steady(&s, 0, SEC / 25, 50), 2);
+    assert_int_equal(vl_sampler_offer(&s, 300 * SEC + SEC * 9 / 10, &media, &flags), 0);
+    assert_int_equal(media, 300 * SEC + SEC * 9 / 10);
+    assert_int_equal(push_steady(&s, 300 * SEC + SEC * 94 / 100, SEC / 25, 25), 1);
+    vl_sampler_set_interval(&s, 2 * SEC);
+    assert_int_equal(push_steady(&s, 310 * SEC, SEC / 25, 250), 5);
 }
 
 static uint8_t pixels[360][640];
@@ -175,38 +209,39 @@ static void test_gate(void **state)
     struct test_rng rng = test_rng_new("gate");
     static struct vl_change_gate g;
     int64_t t = 0;
+    vl_change_gate_init(&g);
     paint(&rng, 12);
     struct vl_frame f = grey(t);
-    assert_true(vl_change_gate_pass(&g, &f));
+    assert_true(vl_change_gate_pass(&g, &f, t));
     unsigned passed = 0;
     for (int i = 0; i < 16; i++) { /* noise alone: only the refresh each 8 s */
         paint(&rng, 12);
         f = grey(t += SEC);
-        passed += vl_change_gate_pass(&g, &f);
+        passed += vl_change_gate_pass(&g, &f, t);
     }
     assert_int_equal(passed, 2);
     paint(&rng, 12);
     for (int y = 40; y < 64; y++) /* a small object */
         memset(&pixels[y][300], 220, 24);
     f = grey(t += SEC);
-    assert_true(vl_change_gate_pass(&g, &f));
+    assert_true(vl_change_gate_pass(&g, &f, t));
     f = grey(t += SEC);
-    assert_false(vl_change_gate_pass(&g, &f));
-    vl_change_gate_reset(&g);
-    assert_true(vl_change_gate_pass(&g, &f));
+    assert_false(vl_change_gate_pass(&g, &f, t));
+    vl_change_gate_init(&g);
+    assert_true(vl_change_gate_pass(&g, &f, t));
     /* Slow drift: one level a second is no change from one picture to the next, and is seen all the same. */
     passed = 0;
     for (int i = 0; i < 6; i++) {
         memset(pixels, 100 + i, sizeof(pixels));
         f = grey(t += SEC);
-        passed += vl_change_gate_pass(&g, &f);
+        passed += vl_change_gate_pass(&g, &f, t);
     }
     assert_in_range(passed, 2, 3);
     static uint8_t dot[3] = {1, 2, 3}; /* one pixel, RGB */
     struct vl_frame tiny = {
         .plane = {dot}, .stride = {3}, .width = 1, .height = 1, .format = VL_PIXFMT_RGB24};
-    vl_change_gate_reset(&g);
-    assert_true(vl_change_gate_pass(&g, &tiny));
+    vl_change_gate_init(&g);
+    assert_true(vl_change_gate_pass(&g, &tiny, t));
 }
 
 int main(void)
@@ -217,7 +252,8 @@ int main(void)
         cmocka_unit_test(test_repeats_and_backward),
         cmocka_unit_test(test_single_spikes_and_a_lasting_step),
         cmocka_unit_test(test_extremes),
-        cmocka_unit_test(test_restart_and_start),
+        cmocka_unit_test(test_slow_and_jittery),
+        cmocka_unit_test(test_start_and_holes),
         cmocka_unit_test(test_gate),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
