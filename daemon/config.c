@@ -201,7 +201,7 @@ static int set_value(const struct key *k, void *base, const char *value, const c
 
 static const char *nearest(const struct target *t, const char *section, const char *word)
 {
-    const char *known[MAX_KEYS];
+    const char *known[MAX_KEYS] = {NULL};
     size_t n = 0;
     for (const struct key *k = t->keys; k->key && n < MAX_KEYS; k++)
         if (!section || !strcmp(section, k->section))

@@ -90,7 +90,8 @@ static void retry(struct vl_ingest *i, const char *word, const char *detail)
 {
     int64_t now = vl_clock_monotonic_ns();
     uint32_t noise = 0;
-    (void)getrandom(&noise, sizeof(noise), GRND_NONBLOCK); /* no noise, no jitter */
+    if (getrandom(&noise, sizeof(noise), GRND_NONBLOCK) < 0)
+        noise = 0; /* no noise, no jitter */
     if (i->backoff_ns == 0 || (i->last_frame_ns > i->started_ns && now - i->started_ns > STABLE_NS))
         i->backoff_ns = BACKOFF_MIN_NS;
     int64_t wait = i->backoff_ns / 10 * 8 + i->backoff_ns / 10 * 4 * (int64_t)(noise >> 16) / 65536;
