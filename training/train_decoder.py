@@ -14,6 +14,7 @@ import time
 
 import numpy as np
 import torch
+import torch.distributed
 import torch.nn as nn
 import torch.nn.functional as F
 
@@ -159,6 +160,21 @@ class Trainer(nn.Module):
         return " ".join(f"{k} {a / n:.2f}" for k, (a, n) in sorted(right.items()))
 
 
+def share_gradients(trainer, progress):
+    """Averages gradients and the clock over both processes, so that they stay one model."""
+    for p in trainer.parameters():
+        if p.grad is None:
+            p.grad = torch.zeros_like(p)
+    flat = torch.cat([p.grad.flatten() for p in trainer.parameters()] + [torch.tensor([progress])])
+    torch.distributed.all_reduce(flat)
+    flat /= 2
+    at = 0
+    for p in trainer.parameters():
+        p.grad.copy_(flat[at : at + p.numel()].view_as(p))
+        at += p.numel()
+    return flat[-1].item()
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("--out", required=True)
@@ -176,10 +192,14 @@ def main():
     p.add_argument("--singles", type=float, default=0.1, help="share of batches of single frames")
     p.add_argument("--windows", type=float, default=0.0, help="share of batches with a random visual window")
     p.add_argument("--auxiliary", type=float, default=1.0)
+    p.add_argument("--rank", type=int, default=-1, help="of two processes that share their gradients: 0 or 1")
+    p.add_argument("--port", type=int, default=29517)
     a = p.parse_args()
     torch.set_num_threads(a.threads)
     torch.manual_seed(a.seed)
-    rng = np.random.default_rng(a.seed)
+    rng = np.random.default_rng(a.seed + 1000 * max(a.rank, 0))
+    if a.rank >= 0:
+        torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{a.port}", rank=a.rank, world_size=2)
     trainer = Trainer()
     if a.init:
         trainer.load_state_dict(torch.load(a.init)["trainer"])
@@ -199,7 +219,8 @@ def main():
         torch.save(dict(trainer=trainer.state_dict()), a.out + ".new")
         os.replace(a.out + ".new", a.out)
 
-    while (progress := (time.time() - start) / a.seconds) < 1:
+    progress = 0.0
+    while progress < 1:
         _, frames, questions, contract = [s for s in stages if progress >= s[0]][-1]
         if rng.random() < a.singles:
             frames, questions = 1, 6
@@ -207,19 +228,23 @@ def main():
         drawn = draw_batch(rng, source, int(frames), questions, a.tokens, keep, rng.random() < contract)
         loss, answers, parts, _ = trainer.loss(drawn, a.auxiliary)
         loss.backward()
+        progress = (time.time() - start) / a.seconds
+        if a.rank >= 0:
+            progress = share_gradients(trainer, progress)
         optimizers.step(schedule(step, progress, decay_from=a.decay_from))
         step, n_tokens, mean = step + 1, n_tokens + drawn[0].n_tokens, 0.95 * mean + 0.05 * answers
         means.update({k: 0.9 * means.get(k, v) + 0.1 * v for k, v in parts.items()})
-        if time.time() - reported > 60:
+        if a.rank < 1 and time.time() - reported > 60:
             reported = time.time()
             rate = n_tokens / (reported - start)
             print(f"{reported - start:.0f} s, step {step}, {rate:.0f} tokens/s, {frames:.0f} frames, answers {mean:.3f}, pointers",
                   {k: round(v, 2) for k, v in sorted(means.items())}, "\n   ", trainer.evaluate(sets), flush=True)
             save()
-            if a.features:
-                source.scan()
-    print("end:", trainer.evaluate(sets), flush=True)
-    save()
+        if a.features and step % 50 == 0:
+            source.scan()
+    if a.rank < 1:
+        print("end:", trainer.evaluate(sets), flush=True)
+        save()
 
 
 if __name__ == "__main__":
