@@ -16,7 +16,8 @@ enum {
     FORK_TOKENS = 2048,   /* a question and its reply, at most; half of the context if that is less */
     FRAME_TEXT = 128,     /* ids around a frame's visual tokens */
     MAX_RENDERED = 65536, /* ids of one part */
-    MAX_TOKENS = 65536    /* of one sequence */
+    MAX_TOKENS = 65536,   /* of one sequence */
+    SLACK = 65536         /* bytes of an arena, for alignment */
 };
 
 int vl_machine_find_backend(const char *name, const struct vl_backend_ops **ret, const char **ret_spec,
@@ -69,11 +70,15 @@ static int open_arena(struct vl_machine *m, struct vl_arena *a, size_t n, struct
     return 0;
 }
 
+/* Beside what the model asks for: room for the sampler, who copies logits, and for a reducer, who gathers. */
 static int open_arenas(struct vl_machine *m, struct vl_error *err)
 {
-    size_t run = m->desc->run_scratch, evict = vl_kv_geometry_scratch(&m->desc->kv);
-    int r = open_arena(m, &m->run_arena, run > evict ? run : evict, err);
-    return r < 0 ? r : open_arena(m, &m->encode_arena, m->desc->encode_scratch, err);
+    const struct vl_model_desc *d = m->desc;
+    size_t evict = vl_kv_geometry_scratch(&m->geometry);
+    size_t run = (d->run_scratch > evict ? d->run_scratch : evict) + 12 * (size_t)d->n_vocab + SLACK;
+    size_t encode = d->encode_scratch + d->frame_tokens * (8 * (size_t)d->d_model + 64) + SLACK;
+    int r = open_arena(m, &m->run_arena, run, err);
+    return r < 0 ? r : open_arena(m, &m->encode_arena, encode, err);
 }
 
 /* A session keeps its sink, a window of text and a window of frames; a fork may come to hold all of that
@@ -81,17 +86,16 @@ static int open_arenas(struct vl_machine *m, struct vl_error *err)
 static int open_pool(struct vl_machine *m, const struct vl_engine_opts *o, struct vl_error *err)
 {
     const struct vl_model_desc *d = m->desc;
-    struct vl_kv_geometry g = d->kv;
-    g.page_slots = d->frame_tokens >= 32 ? 32 : 16;
+    const struct vl_kv_geometry *g = &m->geometry;
     uint32_t n_frames = d->default_window_frames + 1; /* the one that comes before the oldest goes */
     uint32_t n_visual = n_frames * d->frame_tokens, n_text = 2 * MAX_SINK + TEXT_WINDOW;
     struct vl_kv_reserve forks = {
         .max_forks = o->max_forks, .max_text = n_text + m->fork_tokens, .max_visual = n_visual};
     size_t bytes = o->kv_bytes;
     if (!bytes)
-        bytes = o->max_sessions * vl_kv_geometry_bytes(&g, n_text, n_visual, n_frames) +
-                o->max_forks * vl_kv_geometry_bytes(&g, forks.max_text, forks.max_visual, n_frames);
-    return vl_kv_pool_new(&m->pool, &m->x, &g, bytes, &forks, err);
+        bytes = o->max_sessions * vl_kv_geometry_bytes(g, n_text, n_visual, n_frames) +
+                o->max_forks * vl_kv_geometry_bytes(g, forks.max_text, forks.max_visual, n_frames);
+    return vl_kv_pool_new(&m->pool, &m->x, g, bytes, &forks, err);
 }
 
 int vl_machine_open(struct vl_machine *m, const struct vl_engine_opts *o, struct vl_error *err)
@@ -103,6 +107,8 @@ int vl_machine_open(struct vl_machine *m, const struct vl_engine_opts *o, struct
     if (r < 0)
         return r;
     m->desc = vl_model_get_desc(m->model);
+    m->geometry = m->desc->kv;
+    m->geometry.page_slots = m->desc->frame_tokens >= 32 ? 32 : 16;
     m->quantum = m->desc->max_batch < QUANTUM ? m->desc->max_batch : QUANTUM;
     m->max_tokens = m->desc->n_ctx < MAX_TOKENS ? m->desc->n_ctx : MAX_TOKENS;
     m->max_sink = MAX_SINK;

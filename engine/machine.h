@@ -20,6 +20,7 @@ struct vl_machine {
     struct vl_exec x, encode_x; /* decoder quanta run between layers of the encoder */
     struct vl_model *model;
     const struct vl_model_desc *desc;
+    struct vl_kv_geometry geometry; /* of the pool: the model's, with pages of our size */
     struct vl_kv_pool *pool;
     struct vl_encode *encode;
     const struct vl_session *encode_owner; /* whose frame the encoder and its arena hold, or NULL */

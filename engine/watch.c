@@ -146,7 +146,9 @@ static int begin_frame(struct vl_session *s)
     s->m->encode_owner = s;
     vl_session_move(s, VL_WATCH_ENCODE);
     struct vl_unit unit = {.frame = &s->frame, .n_frames = 1};
-    return vl_model_arch(s->m->model)->encode_begin(s->m->model, s->m->encode, &unit, 1);
+    /* What comes from outside may be a picture that no encoder takes. That is the frame's fault. */
+    int r = vl_model_arch(s->m->model)->encode_begin(s->m->model, s->m->encode, &unit, 1);
+    return r < 0 ? abandon(s, strerror(-r)) : 0;
 }
 
 static int take(struct vl_session *s, bool *ret_did)

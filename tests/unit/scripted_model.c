@@ -74,7 +74,7 @@ static int encode_begin(const struct vl_model *m, struct vl_encode *e, const str
     e->layer = 0;
     e->value = u->frame[0]->plane[0][0];
     vl_arena_reset(e->x->scratch, 0);
-    return 0;
+    return e->value < 255 ? 0 : -EINVAL;
 }
 
 static int encode_step(struct vl_encode *e, unsigned n_layers, struct vl_visual_tokens *ret)

@@ -12,6 +12,7 @@
  *   a frame      what is said
  *   even, 0      nothing: the end token at once
  *   13           logits that are not finite
+ *   255          the encoder refuses the picture
  *   odd          "<sum of the values of all frames in view>", e.g. "<24>"
  *
  *   a question   the answer (its first letter decides)

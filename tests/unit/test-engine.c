@@ -580,14 +580,16 @@ static void test_a_numeric_frame_is_skipped_and_the_third_starts_anew(void **sta
     (void)vl_mailbox_put(m, new_frame(13, 1, 0));
     (void)vl_mailbox_put(m, new_frame(13, 2, 0));
     (void)vl_mailbox_put(m, new_frame(5, 3, 0));
+    (void)vl_mailbox_put(m, new_frame(255, 3.5, 0));
     pump(l, &l->n_seen, 2);
     assert_int_equal(l->stats.n_skipped, 2);
     assert_int_equal(l->stats.n_gaps, 0);
     expect_answer(l, ask(l, s, "T"), "(S)look(F0:);(F3:)<7>;(QT)");
     for (int i = 4; i < 7; i++)
-        (void)vl_mailbox_put(m, new_frame(13, i, 0));
+        (void)vl_mailbox_put(m, new_frame(13, i, 0)); /* with the refused one four in a row */
     (void)vl_mailbox_put(m, new_frame(9, 7, 0));
     pump(l, &l->n_seen, 3);
+    assert_int_equal(l->stats.n_skipped, 6);
     assert_int_equal(l->stats.n_gaps, 1);
     assert_int_equal(l->stats.window_frames, 1);
     expect_answer(l, ask(l, s, "T"), "(S)look(F7:)<9>;(QT)");
