@@ -245,7 +245,11 @@ static int attention(struct pass *p, uint32_t l, const struct vl_tensor *a, stru
     int r;
     if ((r = vl_scratch_2d(p->x, ret, VL_F32, p->b->n, d->n_heads * d->head_dim)) ||
         (r = linear(p->x, &q, a, &y->q)) || (r = linear(p->x, &k, a, &y->k)) ||
-        (r = linear(p->x, &v, a, &y->v)) || (r = store_and_rotate(p, l, &q, &k, &v)))
+        (r = linear(p->x, &v, a, &y->v)))
+        return r;
+    vl_tap(p->x, &k, "dec.%u.k", l);
+    vl_tap(p->x, &v, "dec.%u.v", l);
+    if ((r = store_and_rotate(p, l, &q, &k, &v)))
         return r;
     struct vl_tensor q3 = heads(&q, 0, p->b->n, d->head_dim), y3 = heads(ret, 0, p->b->n, d->head_dim);
     const struct vl_attn_params params = {

@@ -52,8 +52,9 @@ int vl_decoder_bind(struct vl_decoder *d, const struct vl_weights *w, struct vl_
 void vl_decoder_done(struct vl_decoder *d);
 
 /* *ret_logits: [sum of n_logits, n_vocab] f32 in x->scratch, span by span; data NULL and dim[0] 0 when none
- * was asked for. Taps: dec.embed, dec.N (residual after block N), dec.norm, logits. -EINVAL for a batch that
- * cannot be (an id outside the vocabulary included), -ENOMEM when scratch is full. */
+ * was asked for. Taps: dec.embed, dec.N.k and dec.N.v (not rotated), dec.N (residual after block N),
+ * dec.norm, logits. -EINVAL for a batch that cannot be (an id outside the vocabulary included), -ENOMEM when
+ * scratch is full. */
 int vl_decoder_run(const struct vl_decoder *d, struct vl_exec *x, const struct vl_batch *b,
                    struct vl_tensor *ret_logits);
 #endif
