@@ -43,21 +43,27 @@ static uint32_t queries_per_item(uint32_t group)
     return VL_ATTN_ROWS / group;
 }
 
-static size_t n_items(const struct job *j, const struct vl_attn_seq *s)
+static uint32_t n_blocks(const struct job *j, const struct vl_attn_seq *s)
 {
     uint32_t per = queries_per_item(group_of(j->q, s->kv));
-    return (size_t)s->kv->n_kv_heads * ((s->n_queries + per - 1) / per);
+    return s->n_queries / per + (s->n_queries % per != 0);
 }
 
-/* Item i counted through the sequences. */
+static size_t n_items(const struct job *j, const struct vl_attn_seq *s)
+{
+    return (size_t)s->kv->n_kv_heads * n_blocks(j, s);
+}
+
+/* Item i counted through the sequences; the items of one head follow each other, so its keys stay in cache.
+ */
 static struct item find_item(const struct job *j, size_t i)
 {
     const struct vl_attn_seq *s = j->seq;
     while (i >= n_items(j, s))
         i -= n_items(j, s++);
     struct item it = {.kv = s->kv, .group = group_of(j->q, s->kv)};
-    uint32_t per = queries_per_item(it.group), block = (uint32_t)(i / s->kv->n_kv_heads);
-    it.head = (uint32_t)(i % s->kv->n_kv_heads);
+    uint32_t per = queries_per_item(it.group), n = n_blocks(j, s), block = (uint32_t)(i % n);
+    it.head = (uint32_t)(i / n);
     it.first = s->first_query + block * per;
     it.n = s->n_queries - block * per < per ? s->n_queries - block * per : per;
     return it;
