@@ -81,8 +81,8 @@ struct vl_attn_tile {
     size_t n_rows, n_keys, d;  /* up to VL_ATTN_ROWS, VL_ATTN_KEYS, VL_ATTN_HEAD_DIM */
 };
 typedef void (*vl_attn_tile_fn)(const struct vl_attn_tile *t);
-/* dst [d, VL_ATTN_KEYS] from src [n_keys, d]; columns from n_keys on become zero. */
-typedef void (*vl_attn_turn_fn)(float *dst, const float *src, size_t n_keys, size_t d);
+/* dst [d, VL_ATTN_KEYS] from src [n_keys, d], rows lds floats apart; columns from n_keys on become zero. */
+typedef void (*vl_attn_turn_fn)(float *dst, const float *src, size_t lds, size_t n_keys, size_t d);
 struct vl_attn_ukernels {
     vl_attn_turn_fn turn;
     vl_attn_tile_fn tile;

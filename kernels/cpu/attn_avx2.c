@@ -180,12 +180,12 @@ static void tile_avx2(const struct vl_attn_tile *t)
         some_rows(t, r, t->n_rows - r < MR ? t->n_rows - r : MR);
 }
 
-/* 8 keys x 8 elements: src rows are keys d apart, dst rows are elements KEYS apart. */
-static inline void turn8(float *dst, const float *src, size_t d)
+/* 8 keys x 8 elements: src rows are keys lds apart, dst rows are elements KEYS apart. */
+static inline void turn8(float *dst, const float *src, size_t lds)
 {
     __m256 r[8], t[8];
     for (int i = 0; i < 8; i++)
-        r[i] = _mm256_loadu_ps(src + (size_t)i * d);
+        r[i] = _mm256_loadu_ps(src + (size_t)i * lds);
     for (int i = 0; i < 8; i += 2) {
         t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
         t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
@@ -202,17 +202,17 @@ static inline void turn8(float *dst, const float *src, size_t d)
     }
 }
 
-static void turn_avx2(float *dst, const float *src, size_t n_keys, size_t d)
+static void turn_avx2(float *dst, const float *src, size_t lds, size_t n_keys, size_t d)
 {
     size_t keys = n_keys / 8 * 8, elements = d / 8 * 8;
-    for (size_t i = 0; i < d; i++)
+    for (size_t i = 0; i < d && keys < KEYS; i++)
         memset(dst + i * KEYS + keys, 0, (KEYS - keys) * sizeof(*dst));
     for (size_t j = 0; j < keys; j += 8)
         for (size_t i = 0; i < elements; i += 8)
-            turn8(dst + i * KEYS + j, src + j * d + i, d);
+            turn8(dst + i * KEYS + j, src + j * lds + i, lds);
     for (size_t j = 0; j < n_keys; j++)
         for (size_t i = j < keys ? elements : 0; i < d; i++)
-            dst[i * KEYS + j] = src[j * d + i];
+            dst[i * KEYS + j] = src[j * lds + i];
 }
 
 void vl_attn_ukernels_init_avx2(struct vl_attn_ukernels *k)

@@ -6,12 +6,12 @@
 #include <math.h>
 #include <string.h>
 
-static void turn_c(float *dst, const float *src, size_t n_keys, size_t d)
+static void turn_c(float *dst, const float *src, size_t lds, size_t n_keys, size_t d)
 {
     memset(dst, 0, d * VL_ATTN_KEYS * sizeof(*dst));
     for (size_t j = 0; j < n_keys; j++)
         for (size_t i = 0; i < d; i++)
-            dst[i * VL_ATTN_KEYS + j] = src[j * d + i];
+            dst[i * VL_ATTN_KEYS + j] = src[j * lds + i];
 }
 
 static void row_c(const struct vl_attn_tile *t, size_t r)

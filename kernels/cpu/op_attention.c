@@ -69,36 +69,39 @@ static struct item find_item(const struct job *j, size_t i)
     return it;
 }
 
-static void widen(const struct vl_cpu *cpu, float *dst, const void *src, enum vl_dtype t, size_t n)
+/* n rows of d elements, row_bytes apart, as contiguous f32. */
+static void widen(const struct vl_cpu *cpu, float *dst, const char *src, enum vl_dtype t, size_t row_bytes,
+                  size_t n, size_t d)
 {
-    if (t == VL_F16)
-        cpu->k.convert.widen_f16(dst, src, n);
-    else if (t == VL_BF16)
-        cpu->k.convert.widen_bf16(dst, src, n);
-    else
-        vl_dtype_info(t)->unpack_row(dst, src, n);
+    const struct vl_convert_ukernels *c = &cpu->k.convert;
+    vl_widen_fn fn = t == VL_F16 ? c->widen_f16 : t == VL_BF16 ? c->widen_bf16 : vl_dtype_info(t)->unpack_row;
+    for (size_t i = 0; i < n; i++)
+        fn(dst + i * d, src + i * row_bytes, d);
 }
 
 /* Slots [first, first + n) of one KV head as f32, gathered over the pages. */
 static void load_keys(const struct job *j, const struct item *it, struct buffers *b, uint32_t first,
                       uint32_t n)
 {
-    size_t d = it->kv->head_dim;
-    uint32_t page = 0, at = first;
-    while (at >= it->kv->page[page].n_tokens)
-        at -= it->kv->page[page++].n_tokens;
-    for (uint32_t i = 0; i < n; i++, at++) {
-        while (at == it->kv->page[page].n_tokens) {
-            at = 0;
-            page++;
-        }
-        const struct vl_kv_page *p = &it->kv->page[page];
-        size_t row = (size_t)at * it->kv->n_kv_heads + it->head;
+    size_t d = it->kv->head_dim, heads = it->kv->n_kv_heads;
+    const struct vl_kv_page *p = it->kv->page;
+    const float *k = b->k;
+    size_t lds = d;
+    for (; first >= p->n_tokens; p++)
+        first -= p->n_tokens;
+    for (uint32_t i = 0, run; i < n; i += run, first = 0, p++) {
+        run = p->n_tokens - first < n - i ? p->n_tokens - first : n - i;
         enum vl_dtype kt = (enum vl_dtype)p->k_dtype, vt = (enum vl_dtype)p->v_dtype;
-        widen(j->cpu, b->k + i * d, (const char *)p->k + row * vl_dtype_row_bytes(kt, d), kt, d);
-        widen(j->cpu, b->v + i * d, (const char *)p->v + row * vl_dtype_row_bytes(vt, d), vt, d);
+        size_t kb = vl_dtype_row_bytes(kt, d), vb = vl_dtype_row_bytes(vt, d), at = first * heads + it->head;
+        if (kt == VL_F32 && run == n) { /* turned where it lies */
+            k = (const float *)p->k + at * d;
+            lds = heads * d;
+        } else {
+            widen(j->cpu, b->k + i * d, (const char *)p->k + at * kb, kt, heads * kb, run, d);
+        }
+        widen(j->cpu, b->v + i * d, (const char *)p->v + at * vb, vt, heads * vb, run, d);
     }
-    j->cpu->k.attn.turn(b->kt, b->k, n, d);
+    j->cpu->k.attn.turn(b->kt, k, lds, n, d);
 }
 
 static void begin_rows(const struct job *j, const struct item *it, struct buffers *b)

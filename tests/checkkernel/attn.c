@@ -20,11 +20,12 @@ static void test_turn(const struct check *c, const struct vl_ukernels *k, const 
         for (size_t li = 0; li < N_LENGTHS; li++)
             for (int side = 0; side < 2; side++) {
                 size_t d = check_lengths[li] % VL_ATTN_HEAD_DIM, size = d * VL_ATTN_KEYS * sizeof(float);
-                float *src = guard_floats(n_keys * d, (enum guard_side)side, KIND_EVEN, 1);
+                size_t lds = d + li % 3;
+                float *src = guard_floats(n_keys * lds - li % 3, (enum guard_side)side, KIND_EVEN, 1);
                 float *got = guard_alloc(size, (enum guard_side)side),
                       *want = guard_alloc(size, GUARD_BEHIND);
-                k->attn.turn(got, src, n_keys, d);
-                ref->attn.turn(want, src, n_keys, d);
+                k->attn.turn(got, src, lds, n_keys, d);
+                ref->attn.turn(want, src, lds, n_keys, d);
                 expect_same(c, got, want, size);
                 guard_reset();
             }
@@ -160,7 +161,7 @@ struct bench_arg {
 static void turn_once(void *p)
 {
     struct bench_arg *b = p;
-    b->k->attn.turn((float *)b->t.kt, b->src, b->t.n_keys, b->t.d);
+    b->k->attn.turn((float *)b->t.kt, b->src, b->t.d, b->t.n_keys, b->t.d);
 }
 
 static void tile_once(void *p)
