@@ -232,14 +232,13 @@ static void attend(const struct shadow *s, unsigned layer, unsigned head, const 
 
 /* Largest difference between attention over the cache and over the same keys and values at fresh positions.
  */
-static double attention_error(struct fixture *f, const struct vl_kv *kv, struct shadow *s, int64_t pos_q,
-                              unsigned layer)
+static double attention_error(struct fixture *f, const struct vl_kv *kv, const struct shadow *s,
+                              int64_t pos_q, unsigned layer)
 {
     float q[WIDTH], y[WIDTH], q_rot[WIDTH];
     int64_t at[1][3];
     uint32_t n = vl_kv_n_tokens(kv);
     double worst = 0, want[HEAD_DIM];
-    shadow_lay_out(s);
     assert_int_equal(n, s->n);
     for (int i = 0; i < WIDTH; i++)
         q_rot[i] = q[i] = test_randf(&f->rng);
@@ -359,6 +358,7 @@ static void exact_for_long(const uint8_t *axis, bool grids, uint32_t n_evictions
         assert_int_equal(vl_kv_append(kv, &f.e.x, &one, &slot), 0);
         pos = vl_kv_positions(kv, slot)[0][0];
         assert_int_equal(vl_kv_truncate(kv, slot), 0);
+        shadow_lay_out(s);
         double e = attention_error(&f, kv, s, pos, (unsigned)(unit / 50) % LAYERS);
         worst = fmax(worst, e);
         first = evictions < n_evictions / 10 ? fmax(first, e) : first;
@@ -384,12 +384,422 @@ static void test_exact_three_axes(void **state)
     exact_for_long(axis_3d, true, 2000);
 }
 
+/* Drops the odd visual tokens, once. */
+static int pick_odd(void *state, const struct vl_kv_token *tok, uint32_t n, uint32_t n_wanted,
+                    uint32_t *ret_slots, uint32_t *ret_n)
+{
+    (void)state;
+    (void)n_wanted;
+    *ret_n = 0;
+    for (uint32_t i = 0; i < n; i++)
+        if (tok[i].kind == VL_KV_VISUAL && i % 2)
+            ret_slots[(*ret_n)++] = i;
+    return 0;
+}
+
+static size_t no_state(const struct vl_params *p, uint32_t max_tokens, uint32_t n_layers)
+{
+    (void)p;
+    (void)max_tokens;
+    (void)n_layers;
+    return 0;
+}
+
+static int init_nothing(void *state, const struct vl_params *p, struct vl_error *err)
+{
+    (void)state;
+    (void)p;
+    (void)err;
+    return 0;
+}
+
+/* L1.4: tokens pruned before they come and tokens dropped afterwards leave the others' positions alone, so
+ * that attention is that of the whole grid with the same tokens masked. The reference masks by leaving them
+ * out. */
+static void test_pruned_positions(void **state)
+{
+    (void)state;
+    static const struct vl_param_desc none[] = {{NULL, NULL, 0, 0, 0}};
+    static const struct vl_kv_policy odd = {"odd", "", none, no_state, init_nothing, pick_odd};
+    struct fixture f;
+    struct shadow *s = calloc(1, sizeof(*s));
+    assert_non_null(s);
+    open_fixture(&f, "cpu", VL_F32, axis_3d, 64, NULL);
+    vl_auto(vl_kv) kv = NULL;
+    assert_int_equal(vl_kv_new(&kv, f.pool, &odd, NULL, MAX_TOKENS, NULL), 0);
+    assert_int_equal(add(&f, kv, VL_KV_TEXT, 0, 6, 1, 0), 0);
+    shadow_add(s, VL_KV_TEXT, 0, 6, 1, 0);
+    /* a 5 x 6 grid of which every third token is left out on arrival */
+    int64_t rel[30][3];
+    uint32_t n = 0, slot;
+    for (uint32_t i = 0; i < 30; i++) {
+        if (i % 3 == 1)
+            continue;
+        rel[n][0] = 0;
+        rel[n][1] = i / 6;
+        rel[n++][2] = i % 6;
+    }
+    struct vl_kv_segment g = {
+        .kind = VL_KV_VISUAL, .n = n, .unit = 1, .extent = 6, .rel = (const int64_t(*)[3])rel};
+    assert_int_equal(vl_kv_append(kv, &f.e.x, &g, &slot), 0);
+    for (uint32_t i = 0, k = 0; i < 30; i++)
+        if (i % 3 != 1)
+            store_all(&f, kv, slot + k++, 1, 100 + i);
+    shadow_add(s, VL_KV_VISUAL, 1, 30, 100, 6);
+    assert_int_equal(add(&f, kv, VL_KV_TEXT, 1, 4, 200, 0), 0);
+    shadow_add(s, VL_KV_TEXT, 1, 4, 200, 0);
+    assert_int_equal(vl_kv_positions(kv, slot + n)[0][0], 6 + 6); /* the extent is the whole grid's */
+    assert_int_equal(evict(&f, kv), 10);
+
+    shadow_lay_out(s);
+    uint32_t kept = 0, at = 0;
+    for (uint32_t i = 0; i < s->n; i++) {
+        bool picture = s->id[i] >= 100 && s->id[i] < 130;
+        if (picture && (s->id[i] - 100) % 3 == 1)
+            continue; /* never came */
+        if (!picture || at % 2 == 0) {
+            s->id[kept] = s->id[i];
+            memmove(s->pos[kept++], s->pos[i], sizeof(s->pos[i]));
+        }
+        at++;
+    }
+    s->n = kept;
+    for (unsigned layer = 0; layer < LAYERS; layer++)
+        assert_true(attention_error(&f, kv, s, s->end, layer) <= 1e-5);
+    kv = vl_kv_unref(kv);
+    free(s);
+    close_fixture(&f);
+}
+
+static void same_bits(const struct vl_kv *a, const struct vl_kv *b)
+{
+    assert_int_equal(vl_kv_n_tokens(a), vl_kv_n_tokens(b));
+    for (uint32_t i = 0; i < vl_kv_n_tokens(a); i++) {
+        assert_memory_equal(vl_kv_positions(a, i), vl_kv_positions(b, i), sizeof(int64_t[3]));
+        for (unsigned layer = 0; layer < LAYERS; layer++)
+            for (unsigned which = 0; which < 2; which++)
+                assert_memory_equal(row_at(a, layer, which, i), row_at(b, layer, which, i),
+                                    WIDTH * sizeof(float));
+    }
+}
+
+/* L1.5: windows that keep everything, tokens that come one by one or together, a frame in pieces, a fork that
+ * adds nothing: all bit for bit the dense cache. */
+static void test_identity(void **state)
+{
+    (void)state;
+    const struct vl_kv_reserve forks = {1, 64, 64};
+    struct fixture f;
+    open_fixture(&f, "cpu", VL_F32, axis_1d, 64, &forks);
+    vl_auto(vl_kv) kv = new_kv(&f, 100, 512);
+    vl_auto(vl_kv) dense = NULL;
+    vl_auto(vl_kv) fork = NULL;
+    assert_int_equal(vl_kv_new(&dense, f.pool, NULL, NULL, MAX_TOKENS, NULL), 0);
+    for (uint64_t unit = 0; unit < 5; unit++) {
+        assert_int_equal(add(&f, dense, VL_KV_TEXT, unit, 7, 100 * unit + 1, 0), 0);
+        assert_int_equal(add(&f, dense, VL_KV_VISUAL, unit, 20, 100 * unit + 8, 0), 0);
+        for (uint32_t i = 0; i < 7; i++)
+            assert_int_equal(add(&f, kv, VL_KV_TEXT, unit, 1, 100 * unit + 1 + i, 0), 0);
+        for (uint32_t i = 0; i < 20; i += 5) {
+            uint32_t slot;
+            const struct vl_kv_segment piece = {
+                .kind = VL_KV_VISUAL, .n = 5, .unit = unit, .extent = 20, .pinned = unit == 0};
+            assert_int_equal(vl_kv_append(kv, &f.e.x, &piece, &slot), 0);
+            store_all(&f, kv, slot, 5, 100 * unit + 8 + i);
+        }
+        assert_int_equal(evict(&f, kv), 0);
+    }
+    same_bits(kv, dense);
+    assert_int_equal(vl_kv_fork(&fork, kv, 10), 0);
+    same_bits(fork, dense);
+    fork = vl_kv_unref(fork);
+    kv = vl_kv_unref(kv);
+    dense = vl_kv_unref(dense);
+    close_fixture(&f);
+}
+
+/* f16 pages: what is rotated anew comes from the f16 copy of before rotation, so the error is that of one
+ * rounding however often it slides. */
+static void test_f16(void **state)
+{
+    (void)state;
+    struct fixture f, g;
+    open_fixture(&f, "cpu", VL_F16, axis_1d, 64, NULL);
+    open_fixture(&g, "cpu", VL_F32, axis_1d, 64, NULL);
+    vl_auto(vl_kv) half = new_kv(&f, 2, 100);
+    vl_auto(vl_kv) full = new_kv(&g, 2, 100);
+    struct vl_kv_view vh, vf;
+    double worst = 0;
+    for (uint64_t unit = 0; unit < 2000; unit++) {
+        for (int k = 0; k < 2; k++) {
+            struct fixture *x = k ? &g : &f;
+            struct vl_kv *kv = k ? full : half;
+            assert_int_equal(add(x, kv, VL_KV_TEXT, unit, 3, 100 * unit + 1, 0), 0);
+            if (unit > 0)
+                assert_int_equal(add(x, kv, VL_KV_VISUAL, unit, 9, 100 * unit + 8, 0), 0);
+            (void)evict(x, kv);
+        }
+    }
+    assert_int_equal(vl_kv_view(half, 1, &vh), 0);
+    assert_int_equal(vl_kv_view(full, 1, &vf), 0);
+    assert_int_equal(vh.n_pages, vf.n_pages);
+    for (uint32_t p = 0; p < vh.n_pages; p++) {
+        float k[SLOTS * WIDTH];
+        size_t n = vh.page[p].n_tokens * WIDTH;
+        vl_dtype_info(VL_F16)->unpack_row(k, vh.page[p].k, n);
+        for (size_t i = 0; i < n; i++)
+            worst = fmax(worst, fabs((double)k[i] - (double)((const float *)vf.page[p].k)[i]));
+    }
+    print_message("f16 keys after 2,000 slides: error %.2g\n", worst);
+    assert_true(worst < 2.0 / 1024);
+    half = vl_kv_unref(half);
+    full = vl_kv_unref(full);
+    close_fixture(&f);
+    close_fixture(&g);
+}
+
+static void test_forks(void **state)
+{
+    (void)state;
+    const struct vl_kv_reserve forks = {2, 40, 16};
+    struct fixture f;
+    open_fixture(&f, "cpu", VL_F32, axis_1d, 80, &forks);
+    vl_auto(vl_kv) kv = new_kv(&f, 2, 64);
+    vl_auto(vl_kv) twin = new_kv(&f, 2, 64);
+    vl_auto(vl_kv) one = NULL;
+    vl_auto(vl_kv) two = NULL;
+    struct vl_kv *three = NULL;
+    struct vl_kv_pool_stats st;
+    uint32_t n = 1;
+    for (uint64_t unit = 0; unit < 4; unit++)
+        for (int k = 0; k < 2; k++) {
+            assert_int_equal(add(&f, k ? twin : kv, VL_KV_TEXT, unit, 5, 100 * unit + 1, 0), 0);
+            if (unit > 0)
+                assert_int_equal(add(&f, k ? twin : kv, VL_KV_VISUAL, unit, 8, 100 * unit + 6, 0), 0);
+            (void)evict(&f, k ? twin : kv);
+        }
+    assert_int_equal(add(&f, kv, VL_KV_TEXT, 9, 3, 5000, 0), 0); /* not committed: a fork does not see it */
+    vl_kv_pool_get_stats(f.pool, &st);
+    assert_int_equal(st.n_forks_left, 2);
+    assert_int_equal(vl_kv_fork(&one, kv, 20), 0);
+    same_bits(one, twin);
+    assert_int_equal(vl_kv_fork(&two, kv, 20), 0);
+    assert_int_equal(vl_kv_fork(&three, kv, 20), VL_KV_FULL);
+    assert_int_equal(add(&f, one, VL_KV_TEXT, 9, 15, 6000, 0), 0);
+    assert_int_equal(add(&f, two, VL_KV_TEXT, 9, 20, 7000, 0), 0);
+    assert_int_equal(add(&f, two, VL_KV_TEXT, 9, 1, 8000, 0), VL_KV_FULL); /* its max_more */
+    assert_int_equal(vl_kv_truncate(kv, vl_kv_n_tokens(twin)), 0);
+    same_bits(kv, twin);
+    vl_kv_commit(one);
+    assert_int_equal(vl_kv_evict(one, &f.e.x, 100, &n), 0);
+    assert_int_equal(n, 0);
+    /* the parent goes on, slides, and ends before its forks */
+    for (uint64_t unit = 10; unit < 13; unit++)
+        for (int k = 0; k < 2; k++) {
+            assert_int_equal(add(&f, k ? twin : kv, VL_KV_VISUAL, unit, 8, 100 * unit, 0), 0);
+            (void)evict(&f, k ? twin : kv);
+        }
+    same_bits(kv, twin);
+    kv = vl_kv_unref(kv);
+    uint32_t first = vl_kv_n_tokens(one) - 15;
+    for (uint32_t i = 0; i < 15; i++) {
+        float v[WIDTH];
+        fill(v, 6000 + i, 1, 1);
+        assert_memory_equal(v, row_at(one, 1, 1, first + i), sizeof(v));
+        assert_memory_equal(row_at(one, 0, 0, i % first), row_at(two, 0, 0, i % first), sizeof(v));
+    }
+    one = vl_kv_unref(one);
+    two = vl_kv_unref(two);
+    twin = vl_kv_unref(twin);
+    close_fixture(&f);
+}
+
+/* A picture larger than the pool: the window empties, then the answer is FULL, and smaller ones go on. */
+static void test_full(void **state)
+{
+    (void)state;
+    struct fixture f;
+    struct vl_kv_units u;
+    uint32_t n = 0;
+    open_fixture(&f, "cpu", VL_F32, axis_1d, 12, NULL);
+    vl_auto(vl_kv) kv = new_kv(&f, 8, 512);
+    assert_int_equal(add(&f, kv, VL_KV_TEXT, 0, 10, 1, 0), 0);
+    vl_kv_commit(kv);
+    for (uint64_t unit = 1; unit < 40; unit++) {
+        while (add(&f, kv, VL_KV_VISUAL, unit, 24, 100 * unit, 0) == VL_KV_FULL) {
+            assert_int_equal(vl_kv_evict(kv, &f.e.x, 24, &n), 0);
+            assert_int_equal(n, 24);
+        }
+        vl_kv_commit(kv);
+    }
+    vl_kv_units(kv, VL_KV_VISUAL, &u);
+    assert_true(u.n >= 3 && u.newest == 39 && u.oldest == 40 - u.n);
+    while (add(&f, kv, VL_KV_VISUAL, 40, 200, 10000, 0) == VL_KV_FULL) {
+        assert_int_equal(vl_kv_evict(kv, &f.e.x, 200, &n), 0);
+        if (n == 0)
+            break;
+    }
+    assert_int_equal(vl_kv_n_tokens(kv), 10);
+    assert_int_equal(add(&f, kv, VL_KV_VISUAL, 41, 24, 11000, 0), 0);
+    kv = vl_kv_unref(kv);
+    close_fixture(&f);
+}
+
+static void test_refuses(void **state)
+{
+    (void)state;
+    struct fixture f;
+    struct vl_error err = {0, ""};
+    uint32_t slot;
+    open_fixture(&f, "cpu", VL_F32, axis_1d, 12, NULL);
+    vl_auto(vl_kv) kv = new_kv(&f, 8, 512);
+    const int64_t outside[2][3] = {{0, 0, 0}, {0, 4, 0}}, below[1][3] = {{0, 0, -1}};
+    const struct vl_kv_segment bad[] = {
+        {.kind = VL_KV_TEXT, .n = 0, .unit = 5, .extent = 0},
+        {.kind = VL_KV_TEXT, .n = 2, .unit = 5, .extent = 3},
+        {.kind = VL_KV_TEXT, .n = 2, .unit = 5, .extent = 2, .rel = outside},
+        {.kind = VL_KV_VISUAL, .n = 2, .unit = 5, .extent = 1},
+        {.kind = VL_KV_VISUAL, .n = 2, .unit = 5, .extent = 4, .rel = outside},
+        {.kind = VL_KV_VISUAL, .n = 1, .unit = 5, .extent = 4, .rel = below},
+        {.kind = VL_KV_VISUAL, .n = 1, .unit = 5, .extent = INT64_MAX},
+        {.kind = VL_KV_TEXT, .n = 1, .unit = 4, .extent = 1},
+    };
+    assert_int_equal(add(&f, kv, VL_KV_TEXT, 5, 3, 1, 0), 0);
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
+        assert_int_equal(vl_kv_append(kv, &f.e.x, &bad[i], &slot), -EINVAL);
+    assert_int_equal(vl_kv_n_tokens(kv), 3);
+
+    float data[4 * WIDTH] = {0};
+    struct vl_tensor good = vl_tensor_2d(data, VL_F32, 2, WIDTH),
+                     narrow = vl_tensor_2d(data, VL_F32, 2, WIDTH - 1);
+    struct vl_tensor half = vl_tensor_2d(data, VL_F16, 2, WIDTH),
+                     three = vl_tensor_2d(data, VL_F32, 3, WIDTH);
+    assert_int_equal(vl_kv_store(kv, &f.e.x, 0, 1, &good, &good), 0);
+    assert_int_equal(vl_kv_store(kv, &f.e.x, 0, 2, &good, &good), -EINVAL);
+    assert_int_equal(vl_kv_store(kv, &f.e.x, LAYERS, 1, &good, &good), -EINVAL);
+    assert_int_equal(vl_kv_store(kv, &f.e.x, 0, 1, &narrow, &good), -EINVAL);
+    assert_int_equal(vl_kv_store(kv, &f.e.x, 0, 1, &good, &half), -EINVAL);
+    assert_int_equal(vl_kv_store(kv, &f.e.x, 0, 0, &good, &three), -EINVAL);
+    vl_kv_commit(kv);
+    assert_int_equal(vl_kv_store(kv, &f.e.x, 0, 1, &good, &good), -EINVAL); /* committed is final */
+    assert_int_equal(vl_kv_truncate(kv, 4), -EINVAL);
+
+    struct vl_kv *none = NULL;
+    vl_auto(vl_params) p = NULL;
+    assert_int_equal(vl_params_new(&p), 0);
+    assert_int_equal(vl_params_set_f64(p, "windwo", 3), 0);
+    assert_int_equal(vl_kv_new(&none, f.pool, vl_kv_policies[0], p, 100, &err), -EINVAL);
+    assert_non_null(strstr(err.msg, "did you mean 'window'"));
+    assert_int_equal(vl_kv_new(&none, f.pool, NULL, NULL, 0, &err), -EINVAL);
+
+    struct vl_kv_pool *no_pool = NULL;
+    struct vl_kv_geometry g = f.geo;
+    const struct vl_kv_reserve forks = {4, 1000, 1000};
+    assert_int_equal(vl_kv_pool_new(&no_pool, &f.e.x, &g, 100000, &forks, &err), -EINVAL);
+    assert_non_null(strstr(err.msg, "4 questions at once"));
+    assert_int_equal(vl_kv_pool_new(&no_pool, &f.e.x, &g, 0, NULL, &err), -EINVAL);
+    g.n_kv_heads = 1u << 31;
+    g.head_dim = 1u << 31;
+    assert_int_equal(vl_kv_pool_new(&no_pool, &f.e.x, &g, 1 << 20, NULL, &err), -EINVAL);
+    g = f.geo;
+    g.k_dtype = VL_Q8_0;
+    assert_int_equal(vl_kv_pool_new(&no_pool, &f.e.x, &g, 1 << 20, NULL, &err), -EINVAL);
+    kv = vl_kv_unref(kv);
+    close_fixture(&f);
+}
+
+/* Wrapped by the linker, so that a call below can be told to make none. */
+void *__real_malloc(size_t n);
+void *__real_calloc(size_t n, size_t size);
+void *__real_realloc(void *p, size_t n);
+void *__wrap_malloc(size_t n);
+void *__wrap_calloc(size_t n, size_t size);
+void *__wrap_realloc(void *p, size_t n);
+static uint64_t n_mallocs;
+
+void *__wrap_malloc(size_t n)
+{
+    n_mallocs++;
+    return __real_malloc(n);
+}
+
+void *__wrap_calloc(size_t n, size_t size)
+{
+    n_mallocs++;
+    return __real_calloc(n, size);
+}
+
+void *__wrap_realloc(void *p, size_t n)
+{
+    n_mallocs++;
+    return __real_realloc(p, n);
+}
+
+/* Per frame and per token nothing is allocated, slides and copies on write included. */
+static void test_no_malloc(void **state)
+{
+    (void)state;
+    const struct vl_kv_reserve forks = {1, 64, 64};
+    struct fixture f;
+    open_fixture(&f, "cpu", VL_F16, axis_1d, 64, &forks);
+    vl_auto(vl_kv) kv = new_kv(&f, 2, 16);
+    vl_auto(vl_kv) fork = NULL;
+    assert_int_equal(add(&f, kv, VL_KV_TEXT, 0, 5, 1, 0), 0);
+    vl_kv_commit(kv);
+    assert_int_equal(vl_kv_fork(&fork, kv, 30), 0);
+    uint64_t before = n_mallocs;
+    for (uint64_t unit = 1; unit < 30; unit++) {
+        assert_int_equal(add(&f, kv, VL_KV_TEXT, unit, 3, 100, 0), 0);
+        assert_int_equal(add(&f, kv, VL_KV_VISUAL, unit, 9, 200, 0), 0);
+        assert_int_equal(add(&f, fork, VL_KV_TEXT, unit, 1, 300, 0), 0);
+        (void)evict(&f, kv);
+    }
+    assert_int_equal(n_mallocs, before);
+    fork = vl_kv_unref(fork);
+    kv = vl_kv_unref(kv);
+    close_fixture(&f);
+}
+
+/* A dry run of everything that moves data: the backend's memory cannot be read, and scratch is as promised.
+ */
+static void test_null_backend(void **state)
+{
+    (void)state;
+    const struct vl_kv_reserve forks = {1, 64, 64};
+    struct fixture f;
+    open_fixture(&f, "null", VL_F16, axis_1d, 64, &forks);
+    vl_auto(vl_kv) kv = new_kv(&f, 1, 8);
+    vl_auto(vl_kv) fork = NULL;
+    f.e.arena.cap = vl_kv_geometry_scratch(&f.geo); /* rows of one page at most below */
+    for (uint64_t unit = 0; unit < 20; unit++) {
+        assert_int_equal(add(&f, kv, VL_KV_TEXT, unit, 3, 1, 0), 0);
+        assert_int_equal(add(&f, kv, VL_KV_VISUAL, unit, SLOTS, 1, 0), 0);
+        if (unit % 5 == 0) {
+            fork = vl_kv_unref(fork);
+            assert_int_equal(vl_kv_fork(&fork, kv, 10), 0);
+            assert_int_equal(add(&f, fork, VL_KV_TEXT, unit, 3, 1, 0), 0);
+        }
+        (void)evict(&f, kv);
+    }
+    fork = vl_kv_unref(fork);
+    kv = vl_kv_unref(kv);
+    close_fixture(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_slide),
         cmocka_unit_test(test_exact_for_long),
         cmocka_unit_test(test_exact_three_axes),
+        cmocka_unit_test(test_pruned_positions),
+        cmocka_unit_test(test_identity),
+        cmocka_unit_test(test_f16),
+        cmocka_unit_test(test_forks),
+        cmocka_unit_test(test_full),
+        cmocka_unit_test(test_refuses),
+        cmocka_unit_test(test_no_malloc),
+        cmocka_unit_test(test_null_backend),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
