@@ -60,7 +60,8 @@ static void take_record(const struct vl_ctl *c, const char *line, bool *started,
         *started |= *text != '\0';
     }
     if (status) {
-        const char *error = vl_value_str(o, "error", ""), *message = vl_value_str(o, "message", status);
+        const char *error = vl_ctl_short_error(vl_value_str(o, "error", "")),
+                   *message = vl_value_str(o, "message", status);
         *ret_code = !strcmp(status, "ok")           ? VL_EXIT_OK
                     : !strcmp(error, "NothingSeen") ? VL_EXIT_NOTHING_SEEN
                                                     : VL_EXIT_FAILED;

@@ -175,7 +175,8 @@ static void print_member(const cJSON *v, const char *indent)
     } else if (cJSON_IsBool(v)) {
         (void)printf("%s%-20s %s\n", indent, v->string, cJSON_IsTrue(v) ? "yes" : "no");
     } else if (cJSON_IsNumber(v)) {
-        (void)printf("%s%-20s %.15g\n", indent, v->string, v->valuedouble);
+        (void)printf("%s%-20s %.*f\n", indent, v->string,
+                     v->valuedouble == (double)(int64_t)v->valuedouble ? 0 : 3, v->valuedouble);
     }
 }
 

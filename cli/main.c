@@ -55,14 +55,19 @@ static const char *hint(const char *name)
     return NULL;
 }
 
+const char *vl_ctl_short_error(const char *name)
+{
+    static const char prefix[] = "org.vlmd.Vision1.Error.";
+    return strncmp(name, prefix, sizeof(prefix) - 1) ? name : name + sizeof(prefix) - 1;
+}
+
 int vl_ctl_failed(const struct vl_ctl *c, const char *what, const sd_bus_error *e, int r)
 {
     (void)c;
     const char *name = e ? e->name : NULL, *msg = e && e->message ? e->message : strerror(-r);
     const char *h = hint(name);
-    static const char prefix[] = "org.vlmd.Vision1.Error.";
-    if (name && !strncmp(name, prefix, sizeof(prefix) - 1))
-        name += sizeof(prefix) - 1;
+    if (name)
+        name = vl_ctl_short_error(name);
     if (h)
         (void)fprintf(stderr, "vlmctl: %s: %s\n", what, h);
     else if (name)

@@ -67,10 +67,13 @@ static int read_basic(sd_bus_message *m, char type, cJSON **ret)
     return *ret ? 0 : -ENOMEM;
 }
 
-static int read_dict(sd_bus_message *m, cJSON *into, int depth)
+/* contents: "{sv}"; an entry's own signature is what stands between the braces. */
+static int read_dict(sd_bus_message *m, const char *contents, cJSON *into, int depth)
 {
+    char entry[64];
     int r;
-    while ((r = sd_bus_message_enter_container(m, 'e', NULL)) > 0) {
+    (void)snprintf(entry, sizeof(entry), "%.*s", (int)strlen(contents) - 2, contents + 1);
+    while ((r = sd_bus_message_enter_container(m, 'e', entry)) > 0) {
         char type;
         const char *key;
         cJSON *value = NULL;
@@ -122,7 +125,7 @@ static int read_any(sd_bus_message *m, cJSON **ret, int depth)
         r = read_any(m, ret, depth + 1);
     } else {
         *ret = dict ? cJSON_CreateObject() : cJSON_CreateArray();
-        r = !*ret ? -ENOMEM : dict ? read_dict(m, *ret, depth + 1) : read_list(m, *ret, depth + 1);
+        r = !*ret ? -ENOMEM : dict ? read_dict(m, contents, *ret, depth + 1) : read_list(m, *ret, depth + 1);
     }
     if (r >= 0)
         r = sd_bus_message_exit_container(m);

@@ -36,6 +36,8 @@ extern const struct vl_verb vl_verb_status, vl_verb_stream, vl_verb_watch, vl_ve
 int vl_ctl_connect(struct vl_ctl *c);
 /* Prints "vlmctl: WHAT: message (Name)" from a bus error, or strerror(-r), with a hint where one helps. */
 int vl_ctl_failed(const struct vl_ctl *c, const char *what, const sd_bus_error *e, int r);
+/* A name without "org.vlmd.Vision1.Error." */
+const char *vl_ctl_short_error(const char *name);
 int vl_ctl_usage(const struct vl_verb *v, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* The object path of a stream, by GetStream, so that a wrong name is the daemon's error with its hint. */
 int vl_ctl_stream_path(struct vl_ctl *c, const char *name, char **ret);
