@@ -1,334 +1,273 @@
 /* SPDX-License-Identifier: MIT */
-/* Copyright vlmd contributors
+/* Copyright vlmd contributors */
+/*
+ * The exam of the drawn world, sat by a model through the engine: scenes at the model's pace, a caption each
+ * second, questions on forks. Prints one table: rows are categories, columns are aspects, and apart from them
+ * what was asked about (shape, colour, place) triples that training never saw. With --blind the same exam is
+ * sat with grey pictures: what is right then is guessing. --csv for machines.
  *
- * How well a model sees the drawn world, through the whole engine: frames go in by a mailbox, captions and
- * answers come out as events. Prints accuracy by category and aspect, and captions. --blind shows grey
- * pictures instead: what can be guessed without seeing. The scenes and questions are those of bench/exam.h.
+ *     build/bench/quality --model data/world-text.gguf --mmproj data/world-mmproj.gguf --scenes 300
  */
-#include "base/cleanup.h"
 #include "base/clock.h"
-#include "bench/exam.h"
-#include "engine/engine.h"
+#include "bench/feed.h"
+#include "bench/quiz.h"
 
 #include <getopt.h>
-#include <math.h>
-#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 
-enum { ALL = VL_EXAM_N_ASPECTS, HELD_OUT, N_COLUMNS };
-struct score {
-    uint32_t n, right;
+enum { N_ASPECTS = 3, ALL = N_ASPECTS, HELD_OUT, N_COLUMNS, MAX_ROWS = 40, MAX_TOKENS = 24 };
+
+struct row {
+    char name[32];
+    uint32_t right[N_COLUMNS], asked[N_COLUMNS];
 };
-struct table {
-    struct score answer[VL_QUIZ_N_CATEGORIES][N_COLUMNS];
-    struct score moving[N_COLUMNS]; /* motion, of what really moves */
-    struct score caption[N_COLUMNS];
-    uint32_t false_captions[N_COLUMNS], seconds[N_COLUMNS];
-    uint32_t failed;
+struct tally {
+    struct row row[MAX_ROWS];
+    uint32_t n_rows, n_seconds, n_false, n_missed, n_questions;
+    int64_t encode_ns, prefill_ns, decode_ns, ask_ns;
 };
-struct bench {
-    struct vl_engine *engine;
+struct options {
     const char *model, *mmproj, *backend;
-    uint64_t seed;
-    uint32_t first, n_scenes, shown;
-    bool blind;
-    struct table table;
-    char text[1024]; /* of the turn or caption that is being read */
-    size_t n_text;
+    uint32_t first, n_scenes;
+    float event_rate;
+    bool blind, wrong, csv;
 };
 
-static void count(struct score row[N_COLUMNS], int aspect, bool held_out, bool right)
+static void count(struct tally *t, const char *name, int aspect, bool held_out, bool right)
 {
-    const int columns[] = {held_out ? HELD_OUT : ALL, held_out ? HELD_OUT : aspect};
-    for (int i = 0; i < (held_out ? 1 : 2); i++) {
-        row[columns[i]].n++;
-        row[columns[i]].right += right;
+    uint32_t i = 0;
+    while (i < t->n_rows && strcmp(t->row[i].name, name))
+        i++;
+    if (i == MAX_ROWS)
+        vl_feed_die("too many rows");
+    if (i == t->n_rows)
+        (void)snprintf(t->row[t->n_rows++].name, sizeof(t->row[i].name), "%s", name);
+    const int column[3] = {aspect, ALL, HELD_OUT};
+    for (int k = 0; k < (held_out ? 3 : 2); k++) {
+        t->row[i].asked[column[k]]++;
+        t->row[i].right[column[k]] += right;
     }
 }
 
-struct picture {
-    struct vl_frame frame;
-    uint8_t rgb[];
-};
-
-static void release_picture(struct vl_frame *f)
+static void count_caption(struct tally *t, const struct vl_quiz_scene *scene,
+                          const struct vl_world_truth *now, const char *said, const char *want)
 {
-    free(f);
-}
-
-static struct vl_frame *draw(const struct bench *b, const struct vl_exam_scene *s, const struct vl_world *w,
-                             int64_t second)
-{
-    size_t stride = (size_t)s->width * 3;
-    struct picture *p = calloc(1, sizeof(*p) + stride * (size_t)s->height);
-    if (!p)
-        return NULL;
-    struct vl_world_scene scene;
-    vl_world_scene_at(w, 1.0, &scene);
-    scene.plain = b->blind;
-    if (vl_world_draw(&scene, s->width, s->height, stride, p->rgb, NULL) < 0) {
-        free(p);
-        return NULL;
-    }
-    p->frame = (struct vl_frame){
-        .plane = {p->rgb},
-        .stride = {(uint32_t)stride},
-        .width = (uint32_t)s->width,
-        .height = (uint32_t)s->height,
-        .format = VL_PIXFMT_RGB24,
-        .matrix = VL_MATRIX_RGB,
-        .range = VL_RANGE_FULL,
-        .pts_ns = second * VL_NSEC_PER_SEC,
-        .wall_ns = vl_clock_wall_ns(),
-        .seq = (uint64_t)second,
-        .release = release_picture,
-    };
-    atomic_init(&p->frame.refs, 1);
-    return &p->frame;
-}
-
-static void add_text(struct bench *b, const struct vl_event *e)
-{
-    size_t n = e->len < sizeof(b->text) - 1 - b->n_text ? e->len : sizeof(b->text) - 1 - b->n_text;
-    memcpy(b->text + b->n_text, e->text, n);
-    b->n_text += n;
-    b->text[b->n_text] = '\0';
-}
-
-/* Reads events until one of the wanted type comes, which is left in *ret; text of that turn is in b->text. */
-static int wait_for(struct bench *b, enum vl_event_type type, uint64_t turn, struct vl_event *ret)
-{
-    b->n_text = 0;
-    b->text[0] = '\0';
-    for (;;) {
-        int r = vl_engine_next_event(b->engine, ret);
-        if (r == VL_ENGINE_EMPTY) {
-            struct pollfd p = {.fd = vl_engine_event_fd(b->engine), .events = POLLIN};
-            (void)poll(&p, 1, -1);
-            continue;
-        }
-        if (r < 0)
-            return r;
-        if (ret->type == VL_EVENT_FAILED) {
-            (void)fprintf(stderr, "quality: %s\n", ret->error.msg);
-            return ret->error.code;
-        }
-        bool whole =
-            type == VL_EVENT_FRAME_SEEN ? ret->type == VL_EVENT_CAPTION_DONE : ret->type == VL_EVENT_TEXT;
-        if (whole && ret->turn == turn)
-            add_text(b, ret);
-        if (ret->type == type && ret->turn == turn)
-            return 0;
-    }
-}
-
-static void show(struct bench *b, const char *what, const char *question, const char *expected)
-{
-    if (b->shown == 0)
+    static const char *const kind[] = {"quiet", "appeared", "gone", "turned", "moves"};
+    const struct vl_world_object *o = &now->event.object;
+    t->n_seconds++;
+    if (!want[0]) {
+        t->n_false += said[0] != '\0';
         return;
-    b->shown--;
-    (void)fprintf(stderr, "%s%s%s -> '%s', expected '%s'\n", what, *question ? ": " : "", question, b->text,
-                  expected);
+    }
+    char name[32];
+    bool right = vl_quiz_same_text(said, want);
+    bool held_out = vl_world_is_held_out(o->shape, o->colour, vl_world_place(o->x, o->y));
+    (void)snprintf(name, sizeof(name), "caption: %s", kind[now->event.kind]);
+    count(t, "caption", scene->aspect, held_out, right);
+    count(t, name, scene->aspect, held_out, right);
+    t->n_missed += said[0] == '\0';
 }
 
-static int ask(struct bench *b, uint64_t session, int aspect, const struct vl_quiz_item *q)
+static void count_answer(struct tally *t, const struct vl_quiz_scene *scene, const struct vl_quiz_item *item,
+                         bool right)
 {
-    struct vl_ask a = {
-        .session = session, .max_tokens = 32, .text = q->question, .sampling = VL_SAMPLING_GREEDY};
-    struct vl_error err = {0};
-    struct vl_event e;
-    uint64_t turn;
-    int r = vl_engine_ask(b->engine, &a, &turn, &err);
-    if (r) {
-        (void)fprintf(stderr, "quality: ask: %s\n", r < 0 ? err.msg : "busy");
-        return r < 0 ? r : -EBUSY;
+    char name[32];
+    const char *category = vl_quiz_category_name(item->category);
+    count(t, category, scene->aspect, item->held_out, right);
+    if (item->category == VL_QUIZ_MOTION) {
+        (void)snprintf(name, sizeof(name), "%s: %s", category, item->moving ? "moving" : "still");
+        count(t, name, scene->aspect, item->held_out, right);
     }
-    if ((r = wait_for(b, VL_EVENT_TURN_DONE, turn, &e)) < 0)
-        return r;
-    b->table.failed += e.status != VL_TURN_OK;
-    bool right = vl_quiz_is_right(q, b->text);
-    if (!right)
-        show(b, vl_quiz_category_name(q->category), q->question, q->answer);
-    count(b->table.answer[q->category], aspect, q->held_out, right);
-    if (q->category == VL_QUIZ_MOTION && q->moving)
-        count(b->table.moving, aspect, q->held_out, right);
-    return 0;
+    if (item->seconds_back && item->changed) {
+        (void)snprintf(name, sizeof(name), "%s: changed", category);
+        count(t, name, scene->aspect, item->held_out, right);
+    }
 }
 
-static void grade_caption(struct bench *b, int aspect, bool held_out, const struct vl_world_truth *t)
+static void ask_all(struct vl_feed *f, const struct options *o, struct tally *t, uint32_t index,
+                    const struct vl_quiz_scene *scene, const struct vl_world_truth *history, uint32_t n)
 {
-    char expected[VL_QUIZ_TEXT_SIZE];
-    vl_quiz_caption(&t->event, expected);
-    bool event = t->second > 0 && *expected;
-    bool right = event ? vl_quiz_same_text(b->text, expected) : b->text[0] == '\0';
-    int column = held_out ? HELD_OUT : aspect;
-    if (event) {
-        count(b->table.caption, aspect, held_out, right);
-    } else {
-        b->table.false_captions[column] += !right;
-        if (!held_out)
-            b->table.false_captions[ALL] += !right;
+    for (int c = 0; c < VL_QUIZ_N_CATEGORIES; c++) {
+        struct vl_quiz_item item;
+        if (vl_quiz_exam_ask(index, history, n, (enum vl_quiz_category)c, &item) != 0)
+            continue;
+        vl_feed_ask(f, item.question, MAX_TOKENS);
+        bool right = vl_quiz_is_right(&item, f->answer);
+        count_answer(t, scene, &item, right);
+        t->n_questions++;
+        t->ask_ns += f->turn.total_ns;
+        if (o->wrong && !right)
+            (void)printf("wrong: %s scene %u second %u: '%s' '%s', right is '%s'\n",
+                         vl_quiz_aspect_name(scene->aspect), index, n - 1, item.question, f->answer,
+                         item.answer);
     }
-    b->table.seconds[column]++;
-    if (!held_out)
-        b->table.seconds[ALL]++;
-    if (!right)
-        show(b, "caption", "", event ? expected : "");
 }
 
-static int second(struct bench *b, uint32_t index, const struct vl_exam_scene *s, const struct vl_world *w,
-                  uint64_t session, struct vl_mailbox *box, struct vl_world_truth *history, uint32_t n)
+/* Shows the second that the world stands at; its caption is then in f. */
+static void show_second(struct vl_feed *f, const struct options *o, const struct vl_quiz_scene *scene,
+                        const struct vl_world *world, uint32_t second, uint8_t *rgb)
 {
-    struct vl_quiz_item item[VL_EXAM_MAX_QUESTIONS];
-    struct vl_event e;
-    history[n] = *vl_world_truth(w);
-    struct vl_frame *f = draw(b, s, w, n);
-    if (!f)
-        return -ENOMEM;
-    int r = vl_mailbox_put(box, f);
-    if (r < 0 || (r = wait_for(b, VL_EVENT_FRAME_SEEN, 0, &e)) < 0)
-        return r;
-    grade_caption(b, s->aspect, s->world.held_out == VL_WORLD_HELD_OUT_FORCED, &history[n]);
-    uint32_t n_items = n ? vl_exam_questions(b->seed, index, history, n + 1, item) : 0;
-    for (uint32_t i = 0; i < n_items; i++)
-        if ((r = ask(b, session, s->aspect, &item[i])) < 0)
-            return r;
-    return 0;
+    struct vl_world_scene picture;
+    vl_world_scene_at(world, 1, &picture);
+    picture.plain = o->blind;
+    if (vl_world_draw(&picture, scene->width, scene->height, 3 * (size_t)scene->width, rgb, NULL) < 0)
+        vl_feed_die("cannot draw second %u", second);
+    vl_feed_show(f, rgb, (uint32_t)scene->width, (uint32_t)scene->height, second * VL_NSEC_PER_SEC);
 }
 
-static int scene(struct bench *b, uint32_t index)
+static void sit_scene(struct vl_feed *f, const struct options *o, struct tally *t, uint32_t index)
 {
-    struct vl_world_truth history[VL_EXAM_SECONDS];
-    struct vl_session_opts o = {.captions = true, .sampling = VL_SAMPLING_GREEDY};
-    struct vl_exam_scene s;
-    struct vl_error err = {0};
-    struct vl_world *w = NULL;
-    vl_auto(vl_mailbox) box = NULL;
-    uint64_t session = 0;
-    vl_exam_scene(b->seed, index, &s);
-    int r = vl_world_open(&s.world, &w);
-    if (r < 0)
-        return r;
-    if ((r = vl_mailbox_new(&box, 2, NULL, NULL)) == 0 &&
-        (r = vl_engine_open_session(b->engine, &o, &session, &err)) == 0)
-        r = vl_engine_watch(b->engine, session, box);
-    for (uint32_t n = 0; r == 0 && n < VL_EXAM_SECONDS; n++) {
-        if (n)
-            vl_world_step(w);
-        r = second(b, index, &s, w, session, box, history, n);
+    const struct vl_quiz_scene scene = vl_quiz_exam_scene(index, o->event_rate);
+    struct vl_world *world;
+    struct vl_world_truth history[VL_QUIZ_EXAM_SECONDS];
+    uint8_t *rgb = malloc(3 * (size_t)scene.width * (size_t)scene.height);
+    if (!rgb || scene.n_seconds > VL_QUIZ_EXAM_SECONDS || vl_world_open(&scene.options, &world) < 0)
+        vl_feed_die("cannot open scene %u", index);
+    vl_feed_begin(f, &(struct vl_session_opts){
+                         .max_caption_tokens = MAX_TOKENS, .captions = true, .sampling = VL_SAMPLING_GREEDY});
+    for (uint32_t s = 0; s < (uint32_t)scene.n_seconds; s++) {
+        char want[VL_QUIZ_TEXT_SIZE] = "";
+        if (s)
+            vl_world_step(world);
+        history[s] = *vl_world_truth(world);
+        if (s) /* what is there from the start is no news */
+            vl_quiz_caption(&history[s].event, want);
+        show_second(f, o, &scene, world, s, rgb);
+        count_caption(t, &scene, &history[s], f->caption, want);
+        if (o->wrong && !vl_quiz_same_text(f->caption, want))
+            (void)printf("wrong: %s scene %u second %u: caption '%s', right is '%s'\n",
+                         vl_quiz_aspect_name(scene.aspect), index, s, f->caption, want);
+        t->encode_ns += f->stats.encode_ns;
+        t->prefill_ns += f->stats.prefill_ns;
+        t->decode_ns += f->stats.decode_ns;
+        ask_all(f, o, t, index, &scene, history, s + 1);
     }
-    if (session)
-        (void)vl_engine_close_session(b->engine, session);
-    (void)vl_world_close(w);
-    return r;
+    (void)vl_world_close(world);
+    free(rgb);
 }
 
-static void print_row(const char *name, const struct score row[N_COLUMNS])
+static int by_name(const void *a, const void *b)
 {
-    (void)printf("%-22s", name);
-    for (int c = 0; c < N_COLUMNS; c++) {
-        int column = c == 0 ? ALL : c <= VL_EXAM_N_ASPECTS ? c - 1 : HELD_OUT;
-        const struct score *s = &row[column];
-        if (s->n)
-            (void)printf("  %6.2f (%5u)", 100.0 * s->right / s->n, s->n);
-        else
-            (void)printf("       - (    0)");
-    }
-    double p = row[ALL].n ? (double)row[ALL].right / row[ALL].n : 0;
-    (void)printf("  +-%.2f\n", row[ALL].n ? 196 * sqrt(p * (1 - p) / row[ALL].n) : 0.0);
+    return strcmp(((const struct row *)a)->name, ((const struct row *)b)->name);
 }
 
-static void print_table(const struct bench *b)
+static void print_cell(const struct row *r, int column, bool csv)
 {
-    const struct table *t = &b->table;
-    (void)printf("%-22s  %14s", b->blind ? "blind: right, % (n)" : "right, % (n)", "all");
-    for (int a = 0; a < VL_EXAM_N_ASPECTS; a++)
-        (void)printf("  %14s", vl_exam_aspect_name(a));
-    (void)printf("  %14s\n", "held-out triples");
-    for (int c = 0; c < VL_QUIZ_N_CATEGORIES; c++)
-        print_row(vl_quiz_category_name(c), t->answer[c]);
-    print_row("motion, moving", t->moving);
-    print_row("caption of an event", t->caption);
-    (void)printf("%-22s", "false captions a min.");
-    for (int c = 0; c < N_COLUMNS; c++) {
-        int column = c == 0 ? ALL : c <= VL_EXAM_N_ASPECTS ? c - 1 : HELD_OUT;
-        (void)printf("  %14.2f",
-                     t->seconds[column] ? 60.0 * t->false_captions[column] / t->seconds[column] : 0.0);
-    }
-    (void)printf("\nfailed turns %u\n", t->failed);
+    uint32_t n = r->asked[column];
+    if (csv)
+        (void)printf(",%u,%u", r->right[column], n);
+    else if (n)
+        (void)printf(" %5.1f (%u) |", 100.0 * r->right[column] / n, n);
+    else
+        (void)printf(" - |");
 }
 
-static int run(struct bench *b)
+static void print_table(struct tally *t, const struct options *o)
 {
-    struct vl_engine_opts o = {.backend = b->backend, .model = b->model, .mmproj = b->mmproj};
-    struct vl_error err = {0};
-    struct vl_event e;
-    int r = vl_engine_new(&b->engine, &o, &err);
-    if (r < 0) {
-        (void)fprintf(stderr, "quality: %s\n", err.msg);
-        return r;
+    static const int order[N_COLUMNS] = {ALL, 0, 1, 2, HELD_OUT};
+    _Static_assert(N_ASPECTS == 3, "order names all columns");
+    qsort(t->row, t->n_rows, sizeof(t->row[0]), by_name);
+    (void)printf(o->csv ? "category" : "| |");
+    for (int k = 0; k < N_COLUMNS; k++) {
+        const char *name = order[k] == ALL        ? "all"
+                           : order[k] == HELD_OUT ? "held out"
+                                                  : vl_quiz_aspect_name(order[k]);
+        (void)printf(o->csv ? ",%s right,%s asked" : " %s |", name, name);
     }
-    r = wait_for(b, VL_EVENT_READY, 0, &e);
-    int64_t t0 = vl_clock_monotonic_ns();
-    for (uint32_t i = b->first; r == 0 && i < b->first + b->n_scenes; i++) {
-        r = scene(b, i);
-        if (i % 100 == 99)
-            (void)fprintf(stderr, "%u scenes, %.0f s\n", i + 1, (double)(vl_clock_monotonic_ns() - t0) / 1e9);
+    (void)printf(o->csv ? "\n" : "\n|---|---|---|---|---|---|\n");
+    for (uint32_t i = 0; i < t->n_rows; i++) {
+        (void)printf(o->csv ? "%s" : "| %s |", t->row[i].name);
+        for (int k = 0; k < N_COLUMNS; k++)
+            print_cell(&t->row[i], order[k], o->csv);
+        (void)printf("\n");
     }
-    if (r == 0)
-        print_table(b);
-    b->engine = vl_engine_unref(b->engine);
-    return r;
+}
+
+static void print_rates(const struct tally *t, const struct options *o, const struct vl_engine_info *info,
+                        double s)
+{
+    double frames = t->n_seconds ? t->n_seconds : 1, questions = t->n_questions ? t->n_questions : 1;
+    (void)printf("%u scenes of %d s from %u on, event rate %.2f%s, %.0f s; %s %s, %s\n", o->n_scenes,
+                 VL_QUIZ_EXAM_SECONDS, o->first, (double)o->event_rate, o->blind ? ", blind" : "", s,
+                 info->model_name, info->quantization, info->kernels);
+    (void)printf("false captions a minute %.2f, events missed %u\n", 60.0 * t->n_false / frames, t->n_missed);
+    (void)printf("a frame: encode %.2f ms, prefill %.2f ms, decode %.2f ms; a question: %.2f ms\n",
+                 (double)t->encode_ns / frames / 1e6, (double)t->prefill_ns / frames / 1e6,
+                 (double)t->decode_ns / frames / 1e6, (double)t->ask_ns / questions / 1e6);
+}
+
+static void read_options(struct options *o, int argc, char **argv)
+{
+    static const struct option known[] = {
+        {"model", required_argument, NULL, 'm'},
+        {"mmproj", required_argument, NULL, 'p'},
+        {"backend", required_argument, NULL, 'k'},
+        {"seed", required_argument, NULL, 's'},
+        {"scenes", required_argument, NULL, 'n'},
+        {"first", required_argument, NULL, 'f'},
+        {"event-rate", required_argument, NULL, 'e'},
+        {"blind", no_argument, NULL, 'b'},
+        {"wrong", no_argument, NULL, 'w'},
+        {"csv", no_argument, NULL, 'c'},
+        {NULL, 0, NULL, 0},
+    };
+    int c;
+    while ((c = getopt_long(argc, argv, "", known, NULL)) >= 0)
+        switch (c) {
+        case 'm':
+            o->model = optarg;
+            break;
+        case 'p':
+            o->mmproj = optarg;
+            break;
+        case 'k':
+            o->backend = optarg;
+            break;
+        case 's':
+            o->first += (uint32_t)strtoul(optarg, NULL, 0) << 16; /* other scenes, as many as one likes */
+            break;
+        case 'e':
+            o->event_rate = strtof(optarg, NULL);
+            break;
+        case 'n':
+            o->n_scenes = (uint32_t)strtoul(optarg, NULL, 0);
+            break;
+        case 'f':
+            o->first += (uint32_t)strtoul(optarg, NULL, 0);
+            break;
+        case 'b':
+            o->blind = true;
+            break;
+        case 'w':
+            o->wrong = true;
+            break;
+        case 'c':
+            o->csv = true;
+            break;
+        default:
+            exit(2);
+        }
+    if (!o->model || !o->mmproj || optind < argc)
+        vl_feed_die("usage: quality --model FILE --mmproj FILE [--backend NAME] [--scenes N] [--first N] "
+                    "[--seed N] [--event-rate X] "
+                    "[--blind] [--wrong] [--csv]");
 }
 
 int main(int argc, char **argv)
 {
-    static const struct option options[] = {
-        {"model", required_argument, NULL, 'm'},
-        {"mmproj", required_argument, NULL, 'p'},
-        {"backend", required_argument, NULL, 'k'},
-        {"scenes", required_argument, NULL, 'n'},
-        {"first", required_argument, NULL, 'f'},
-        {"seed", required_argument, NULL, 's'},
-        {"show", required_argument, NULL, 'w'},
-        {"blind", no_argument, NULL, 'b'},
-        {NULL, 0, NULL, 0},
-    };
-    struct bench b = {.model = VLMD_BUILTIN_TEXT, .mmproj = VLMD_BUILTIN_MMPROJ, .seed = 1, .n_scenes = 2000};
-    int c;
-    while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
-        switch (c) {
-        case 'm':
-            b.model = optarg;
-            break;
-        case 'p':
-            b.mmproj = optarg;
-            break;
-        case 'k':
-            b.backend = optarg;
-            break;
-        case 'n':
-            b.n_scenes = (uint32_t)strtoul(optarg, NULL, 10);
-            break;
-        case 'f':
-            b.first = (uint32_t)strtoul(optarg, NULL, 10);
-            break;
-        case 's':
-            b.seed = strtoull(optarg, NULL, 10);
-            break;
-        case 'w':
-            b.shown = (uint32_t)strtoul(optarg, NULL, 10);
-            break;
-        case 'b':
-            b.blind = true;
-            break;
-        default:
-            (void)fprintf(stderr,
-                          "Usage: quality [--model F --mmproj F] [--backend B] [--scenes N] [--first I] "
-                          "[--seed S] [--show N wrong answers] [--blind]\n");
-            return 2;
-        }
-    }
-    return run(&b) < 0;
+    struct options o = {.n_scenes = 300, .event_rate = 0.5f};
+    read_options(&o, argc, argv);
+    static struct tally t;
+    static struct vl_feed f;
+    struct vl_engine_info info;
+    vl_feed_open(&f, &(struct vl_engine_opts){.model = o.model, .mmproj = o.mmproj, .backend = o.backend});
+    (void)vl_engine_get_info(f.engine, &info); /* it is READY */
+    int64_t t0 = vl_clock_monotonic_ns();
+    for (uint32_t i = 0; i < o.n_scenes; i++)
+        sit_scene(&f, &o, &t, o.first + i);
+    print_table(&t, &o);
+    print_rates(&t, &o, &info, (double)(vl_clock_monotonic_ns() - t0) / 1e9);
+    vl_feed_close(&f);
+    return 0;
 }

@@ -117,16 +117,22 @@ static int render_sink(struct vl_session *s, struct vl_error *err)
 }
 
 /* A policy that counts frames keeps as many as the model was made for, unless it is told otherwise. */
-static int set_default_window(const struct vl_machine *m, struct vl_session_plan *plan)
+static int set_window(const struct vl_machine *m, struct vl_session_plan *plan)
 {
     const struct vl_param_desc *d = plan->policy->params;
-    double given = 0;
+    double window = 0;
     while (d->key && strcmp(d->key, "window"))
         d++;
-    if (!d->key || vl_params_f64(plan->policy_params, "window", &given) < 0 || given != 0)
+    if (!d->key || vl_params_f64(plan->policy_params, "window", &window) < 0)
         return 0;
-    uint32_t n = m->desc->default_window_frames;
-    return n ? vl_params_set_f64(plan->policy_params, "window", n) : 0;
+    if (window == 0 && m->desc->default_window_frames) {
+        window = m->desc->default_window_frames;
+        int r = vl_params_set_f64(plan->policy_params, "window", window);
+        if (r < 0)
+            return r;
+    }
+    plan->window_frames = (uint32_t)window;
+    return 0;
 }
 
 static int build(struct vl_session *s, struct vl_error *err)
@@ -177,7 +183,7 @@ int vl_session_open(struct vl_session *s, struct vl_machine *m, struct vl_outbox
     s->id = id;
     s->plan = plan;
     s->step_ns = VL_NSEC_PER_SEC;
-    int r = set_default_window(m, plan);
+    int r = set_window(m, plan);
     return r < 0 ? vl_error_set(err, r, "no memory for a session") : build(s, err);
 }
 
@@ -189,7 +195,7 @@ static bool same_text(const char *a, const char *b)
 int vl_session_configure(struct vl_session *s, struct vl_session_plan *plan, struct vl_error *err)
 {
     const struct vl_session_plan *old = s->plan;
-    int r = set_default_window(s->m, plan);
+    int r = set_window(s->m, plan);
     if (r < 0) {
         (void)vl_session_plan_unref(plan);
         return vl_error_set(err, r, "no memory for a session");

@@ -14,6 +14,7 @@ struct vl_session_plan {
     const struct vl_kv_policy *policy;
     const struct vl_reducer_ops *reducer; /* or NULL */
     struct vl_params *policy_params, *reducer_params;
+    uint32_t window_frames; /* that the policy keeps; 0: it does not count frames. Known at open */
 };
 /* -EINVAL names what is unknown and the nearest known. */
 int vl_session_plan_new(struct vl_session_plan **ret, const struct vl_session_opts *o, struct vl_error *err);

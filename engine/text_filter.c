@@ -108,8 +108,9 @@ size_t vl_text_filter_run(struct vl_text_filter *f, const char *in, size_t n, ch
             len = 1;
             continue;
         }
-        if (!keep(f, c))
+        if (!keep(f, c) || (!f->started && (c == ' ' || c == '\n' || c == '\t')))
             continue;
+        f->started = true;
         for (size_t k = 0; k < len; k++)
             out[n_out++] = f->one_line && (c == '\n' || c == '\t') ? ' ' : in[i + k];
     }

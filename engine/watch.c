@@ -192,6 +192,20 @@ static int render_frame(struct vl_session *s, uint32_t n_tokens)
     return n_places < n_tokens ? -EINVAL : 0;
 }
 
+/* The window's count includes the frame that comes, so the oldest leaves before it is read (StreamingVLM,
+ * step 2): the model never sees one frame more than it was trained with. */
+static int leave_room(struct vl_session *s)
+{
+    struct vl_kv_units held;
+    uint32_t gone = 0;
+    vl_kv_units(s->kv, VL_KV_VISUAL, &held);
+    if (!s->plan->window_frames || held.n < s->plan->window_frames)
+        return 0;
+    int r = vl_voice_evict(&s->voice, 1, &gone);
+    s->stats.n_dropped_tokens += gone;
+    return r;
+}
+
 static int read_frame(struct vl_session *s, struct vl_visual_tokens *tok)
 {
     uint32_t n = tok->n, budget = s->plan->opts.visual_budget;
@@ -200,6 +214,8 @@ static int read_frame(struct vl_session *s, struct vl_visual_tokens *tok)
         r = vl_reducer_run(&s->reducer, &s->m->encode_x, tok, budget ? budget : n);
     if (r == 0)
         r = render_frame(s, tok->n);
+    if (r == 0)
+        r = leave_room(s);
     s->frame = vl_frame_unref(s->frame); /* its sender may send the next */
     if (r < 0)
         return r;

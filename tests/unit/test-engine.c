@@ -291,6 +291,25 @@ static void test_a_long_caption_is_cut_and_the_turn_still_closed(void **state)
     stop(l);
 }
 
+static void test_the_window_counts_the_frame_that_is_spoken_about(void **state)
+{
+    (void)state;
+    struct log *l = start();
+    uint64_t s = open_session(l, &plain);
+    struct vl_mailbox *m = watch(l, s, 4);
+    char want[32];
+    for (int i = 0; i < 10; i++) {
+        show(l, m, i, (const uint8_t[]){1}, 1);
+        (void)snprintf(want, sizeof(want), "<%d>", i < SCRIPTED_WINDOW ? i + 1 : SCRIPTED_WINDOW);
+        assert_string_equal(l->caption[i], want);
+        expect_answer(l, ask(l, s, "S"), want);
+    }
+    assert_int_equal(l->stats.n_visual_tokens, 40);
+    assert_int_equal(l->stats.n_dropped_tokens, (10 - SCRIPTED_WINDOW) * SCRIPTED_FRAME_TOKENS);
+    (void)vl_mailbox_unref(m);
+    stop(l);
+}
+
 static void run_clip(bool questions, char ret[MAX_CAPTIONS][64], uint32_t n)
 {
     struct log *l =
@@ -868,6 +887,7 @@ int main(void)
         cmocka_unit_test(test_a_frame_is_captioned_or_met_with_silence),
         cmocka_unit_test(test_without_captions_frames_are_remembered_in_silence),
         cmocka_unit_test(test_a_long_caption_is_cut_and_the_turn_still_closed),
+        cmocka_unit_test(test_the_window_counts_the_frame_that_is_spoken_about),
         cmocka_unit_test(test_questions_do_not_disturb_the_commentary),
         cmocka_unit_test(test_an_answer_sees_what_was_seen_when_it_began),
         cmocka_unit_test(test_a_question_interrupts_an_encode_between_layers),

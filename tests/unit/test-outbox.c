@@ -177,6 +177,7 @@ static void test_nothing_that_steers_a_terminal_gets_through(void **state)
     check_filter("plain, caf\u00e9 \u4e2d\u6587 \U0001F600\n\tnext",
                  "plain, caf\u00e9 \u4e2d\u6587 \U0001F600\n\tnext", false);
     check_filter("two\nlines\t!", "two lines !", true);
+    check_filter(" \n Red. ", "Red. ", false);
     check_filter("a\x1b[31mred\x1b[0m b", "ared b", false);
     check_filter("a\x1b]0;title\x07z\x1b]8;;http://x\x1b\\y", "azy", false);
     check_filter("a\xc2\x9b"
