@@ -2,9 +2,9 @@
 /* Copyright vlmd contributors */
 /*
  * It does not grow: an hour of the drawn world at the model's pace, with a question every ten seconds. One
- * CSV line a tenth: private memory, KV bytes, window, work a frame, latency of a question (median). The last
- * tenth against the second: memory at most 2 % more, KV bytes equal, latency at most 10 % more; else the exit
- * status is 1. The first tenth is left out: there the window fills.
+ * CSV line a tenth: private memory, KV bytes (the most), window, work a frame, latency of a question
+ * (median). The last tenth against the second: memory at most 2 % more, KV bytes no more, latency at most 10
+ * % more; else the exit status is 1. The first tenth is left out: there the window fills.
  *
  *     build/bench/bench_stream --model data/world-text.gguf --mmproj data/world-mmproj.gguf
  */
@@ -65,6 +65,8 @@ static void show_second(struct vl_feed *f, struct vl_world *world, uint32_t seco
     t->prefill_ns += f->stats.prefill_ns;
     t->decode_ns += f->stats.decode_ns;
     t->n_captions += f->caption[0] != '\0';
+    if (f->stats.kv_bytes > t->kv_bytes)
+        t->kv_bytes = f->stats.kv_bytes;
 }
 
 static void run_tenth(struct vl_feed *f, struct vl_world *world, uint32_t first, uint32_t n, struct tenth *t)
@@ -81,7 +83,6 @@ static void run_tenth(struct vl_feed *f, struct vl_world *world, uint32_t first,
         latency[n_asked++] = f->turn.total_ns;
     }
     t->private_bytes = private_dirty();
-    t->kv_bytes = f->stats.kv_bytes;
     t->window_tokens = f->stats.window_tokens;
     t->latency_ns = median(latency, n_asked);
     (void)printf("%u,%llu,%llu,%u,%u,%.3f,%.3f,%.3f,%.3f\n", first + n, (unsigned long long)t->private_bytes,
@@ -96,7 +97,7 @@ static bool verdict(const struct tenth *second, const struct tenth *last)
     double memory = (double)last->private_bytes / (double)second->private_bytes - 1;
     double latency = (double)last->latency_ns / (double)second->latency_ns - 1;
     int64_t kv = (int64_t)last->kv_bytes - (int64_t)second->kv_bytes;
-    bool good = memory <= 0.02 && kv == 0 && latency <= 0.10;
+    bool good = memory <= 0.02 && kv <= 0 && latency <= 0.10;
     (void)printf(
         "# last tenth against second: private memory %+.2f %%, KV %+lld bytes, question %+.1f %%: %s\n",
         100 * memory, (long long)kv, 100 * latency, good ? "it does not grow" : "IT GROWS");
