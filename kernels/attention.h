@@ -18,7 +18,9 @@ struct vl_kv_page {
  * Slot i of the view is token i counted through the pages in order. */
 struct vl_kv_view {
     const struct vl_kv_page *page;
-    uint32_t n_pages, n_tokens, first_kv_head, n_kv_heads, head_dim;
+    uint32_t n_pages, n_tokens;
+    uint32_t first_kv_head; /* 0: heads of a layer keep the same tokens so far, anything else is refused */
+    uint32_t n_kv_heads, head_dim;
 };
 /* One sequence's share of the query rows. */
 struct vl_attn_seq {

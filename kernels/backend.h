@@ -57,7 +57,8 @@ struct vl_backend_ops {
     int (*pack)(struct vl_exec *x, struct vl_tensor *ret, const struct vl_tensor *stored);
     bool (*supports)(enum vl_op op, const struct vl_tensor *w); /* optional: all */
 
-    /* y [n, n_out] = a [n, k] * w^T, w packed [n_out, k] */
+    /* y [n, n_out] = a [n, k] * w^T, w packed [n_out, k]; all of two dimensions, rows of y and a may be
+     * strided. On one device a row's result has the same bits however many rows go with it. */
     int (*matmul)(struct vl_exec *x, struct vl_tensor *y, const struct vl_tensor *a,
                   const struct vl_tensor *w);
     /* over the innermost dimension; w, b [d] */
@@ -74,11 +75,13 @@ struct vl_backend_ops {
     /* b: of a's shape, or [1, d] / [d] added to every row */
     int (*add)(struct vl_exec *x, struct vl_tensor *y, const struct vl_tensor *a, const struct vl_tensor *b);
     /* y [n, d] f32 = rows of table [rows, d] (packed, or ROWS of any dtype); index [n] i32 in backend memory,
-     * in range */
+     * in range: cpu answers -EINVAL, a device may not */
     int (*gather)(struct vl_exec *x, struct vl_tensor *y, const struct vl_tensor *table,
                   const struct vl_tensor *index);
-    /* y, q [n_q, n_heads, head_dim]; query head h reads KV head h / (n_heads / n_kv_heads). A row that sees
-     * nothing is 0 with lse -inf. */
+    /* y, q [n_q, n_heads, head_dim], head_dim <= 256; query head h reads KV head h / (n_heads / n_kv_heads),
+     * a whole number, at most 96. Pages of any float or block dtype, of which head_dim is whole blocks. A row
+     * that sees nothing is 0 with lse -inf. How the cache is paged, and slots a row does not see, change no
+     * bit of it. Rows of q that no sequence names are left alone. */
     int (*attention)(struct vl_exec *x, struct vl_tensor *y, const struct vl_tensor *q,
                      const struct vl_attn_seq *seq, uint32_t n_seqs, const struct vl_attn_params *p);
     /* y [gh * gw, 3 * patch * patch] = (img / 255 - mean) / std, elements ordered (channel, y, x) as a
