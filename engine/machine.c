@@ -11,7 +11,7 @@
 
 enum {
     QUANTUM = 256,        /* tokens of one prefill quantum, less if the model's batch is smaller */
-    MAX_SINK = 1024,      /* tokens of an instruction, as much again for what surrounds it */
+    MAX_SINK = 512,       /* tokens of a system prompt, the instruction in it */
     TEXT_WINDOW = 1024,   /* text tokens a session is given pages for, besides its sink */
     FORK_TOKENS = 2048,   /* a question and its reply, at most; half of the context if that is less */
     FRAME_TEXT = 128,     /* ids around a frame's visual tokens */
@@ -88,7 +88,7 @@ static int open_pool(struct vl_machine *m, const struct vl_engine_opts *o, struc
     const struct vl_model_desc *d = m->desc;
     const struct vl_kv_geometry *g = &m->geometry;
     uint32_t n_frames = d->default_window_frames + 1; /* the one that comes before the oldest goes */
-    uint32_t n_visual = n_frames * d->frame_tokens, n_text = 2 * MAX_SINK + TEXT_WINDOW;
+    uint32_t n_visual = n_frames * d->frame_tokens, n_text = MAX_SINK + TEXT_WINDOW;
     struct vl_kv_reserve forks = {
         .max_forks = o->max_forks, .max_text = n_text + m->fork_tokens, .max_visual = n_visual};
     size_t bytes = o->kv_bytes;
