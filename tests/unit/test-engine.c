@@ -846,6 +846,52 @@ static void test_a_reader_who_stops_holds_up_nobody_and_loses_nothing(void **sta
     stop(l);
 }
 
+static void test_a_budget_keeps_fewer_tokens_of_each_frame(void **state)
+{
+    (void)state;
+    struct log *l = start();
+    struct vl_session_opts o = plain;
+    o.visual_budget = 2; /* of four, by "uniform" */
+    uint64_t s = open_session(l, &o);
+    struct vl_mailbox *m = watch(l, s, 4);
+    show(l, m, 0, (const uint8_t[]){8, 20}, 2);
+    assert_int_equal(l->stats.n_visual_tokens, 4);
+    assert_int_equal(l->stats.n_dropped_tokens, 4);
+    expect_answer(l, ask(l, s, "S"), "<14>"); /* half of what all tokens would sum up to */
+    expect_answer(l, ask(l, s, "T"), "(S)look(F0:);(F1:);(QT)");
+    (void)vl_mailbox_unref(m);
+    stop(l);
+}
+
+static void test_streams_do_not_see_each_other(void **state)
+{
+    (void)state;
+    struct log *l = start();
+    uint64_t id[4];
+    struct vl_mailbox *m[4];
+    for (int i = 0; i < 4; i++) {
+        id[i] = open_session(l, &plain);
+        m[i] = watch(l, id[i], 8);
+    }
+    for (int f = 0; f < 4; f++)
+        for (int i = 0; i < 4; i++)
+            (void)vl_mailbox_put(m[i], new_frame((uint8_t)(10 * i + 2), f, 0));
+    pump(l, &l->n_seen, 16);
+    for (int i = 0; i < 4; i++) {
+        char want[32];
+        (void)snprintf(want, sizeof(want), "<%d>", 4 * (10 * i + 2));
+        expect_answer(l, ask(l, id[i], "S"), want);
+    }
+    assert_int_equal(vl_engine_watch(l->e, id[0], NULL), 0); /* and one is watched no more */
+    drain(l, 20);
+    (void)vl_mailbox_put(m[0], new_frame(2, 5, 0));
+    drain(l, 20);
+    assert_int_equal(l->n_seen, 16);
+    for (int i = 0; i < 4; i++)
+        (void)vl_mailbox_unref(m[i]);
+    stop(l);
+}
+
 static void test_prefill_goes_in_pieces(void **state)
 {
     (void)state;
@@ -910,6 +956,8 @@ int main(void)
         cmocka_unit_test(test_a_model_that_cannot_be_used_fails_by_name_and_ends_everything),
         cmocka_unit_test(test_an_encoder_error_ends_that_session_only),
         cmocka_unit_test(test_a_reader_who_stops_holds_up_nobody_and_loses_nothing),
+        cmocka_unit_test(test_a_budget_keeps_fewer_tokens_of_each_frame),
+        cmocka_unit_test(test_streams_do_not_see_each_other),
         cmocka_unit_test(test_prefill_goes_in_pieces),
         cmocka_unit_test(test_ends_cleanly_in_the_middle_of_everything),
     };
