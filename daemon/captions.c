@@ -9,6 +9,7 @@
 #include "daemon/caption_format.h"
 #include "daemon/reply_pipe.h"
 
+#include <stdio.h>
 #include <string.h>
 
 struct reader {
@@ -65,23 +66,32 @@ static int put(struct reader *r, char *text, bool last)
     return n;
 }
 
+/* The word about what was lost, if anything was, and the cue: one text, so that they are written together or
+ * not at all. */
+static char *gap_and_cue(const struct reader *r, const struct vl_caption *c)
+{
+    char *cue = r->format->cue(c, r->n_written + r->n_lost + 1);
+    if (r->n_lost == 0 || !cue)
+        return cue;
+    vl_autofree char *gap = r->format->gap(r->n_lost);
+    char *both = NULL;
+    if (!gap || asprintf(&both, "%s%s", gap, cue) < 0)
+        both = NULL;
+    free(cue);
+    return both;
+}
+
 /* Whole cues or nothing; out of memory is a cue lost like any other. */
 static void write_cue(struct reader *r, const struct vl_caption *c)
 {
     if (r->ended)
         return;
-    if (r->n_lost > 0) {
-        if (put(r, r->format->gap(r->n_lost), false) != 0) {
-            r->n_lost++;
-            return;
-        }
-        r->n_written += r->n_lost;
-        r->n_lost = 0;
-    }
-    if (put(r, r->format->cue(c, r->n_written + 1), false) == 0)
-        r->n_written++;
-    else
+    if (put(r, gap_and_cue(r, c), false) != 0) {
         r->n_lost++;
+        return;
+    }
+    r->n_written += r->n_lost + 1;
+    r->n_lost = 0;
 }
 
 static void end_reader(struct reader *r, const char *status)

@@ -4,6 +4,7 @@
 
 The programs come from the environment that meson sets: VLMD, VLMD_FAKE, VLMD_INGEST, VLMD_SOURCE_ROOT.
 """
+import ctypes
 import json
 import os
 import pathlib
@@ -30,6 +31,7 @@ PATH = "/org/vlmd/Vision1"
 ERROR = NAME + ".Error."
 PROPS = "org.freedesktop.DBus.Properties"
 TIMEOUT = 20.0
+LIBC = ctypes.CDLL(None)
 
 BUS_CONFIG = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
  "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
@@ -55,6 +57,11 @@ def until(what, cond, timeout=TIMEOUT, step=0.02):
     raise AssertionError(f"not within {timeout} s: {what}")
 
 
+def dies_with_us():
+    """Between fork and exec: a test that is killed leaves nothing behind (PR_SET_PDEATHSIG)."""
+    LIBC.prctl(1, signal.SIGKILL)
+
+
 class Bus:
     """A dbus-daemon of our own, in a folder of its own."""
 
@@ -63,7 +70,8 @@ class Bus:
         conf = pathlib.Path(self.dir, "bus.conf")
         conf.write_text(BUS_CONFIG.format(dir=self.dir))
         self.address = f"unix:path={self.dir}/bus"
-        self.proc = subprocess.Popen(["dbus-daemon", f"--config-file={conf}", "--nofork", "--nopidfile"])
+        self.proc = subprocess.Popen(["dbus-daemon", f"--config-file={conf}", "--nofork", "--nopidfile"],
+                                     stderr=subprocess.DEVNULL, preexec_fn=dies_with_us)
         until("the bus", lambda: os.path.exists(f"{self.dir}/bus"))
 
     def close(self):
@@ -213,7 +221,8 @@ class Daemon:
         if mmproj is not None:
             cmd.append(f"--mmproj={mmproj}")
         self.log = open(os.path.join(bus.dir, "log"), "a+", encoding="utf-8")
-        self.proc = subprocess.Popen(cmd, stderr=self.log, stdout=self.log, env={**os.environ, **(env or {})})
+        self.proc = subprocess.Popen(cmd, stderr=self.log, stdout=self.log, env={**os.environ, **(env or {})},
+                                     preexec_fn=dies_with_us)
         self.pid = self.proc.pid
         if wait:
             probe = Client(bus)
