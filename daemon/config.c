@@ -536,6 +536,22 @@ static int choose_model(struct vl_config *c, const struct vl_config_from *from, 
     return use_builtin(c);
 }
 
+/* Beside our own program (a build that is not installed has it in pipelines/), else where it is installed. */
+static int find_ingest(struct vl_config *c)
+{
+    static const char *const beside[] = {"vlmd-ingest", "../pipelines/vlmd-ingest"};
+    char self[MAX_PATH], path[2 * MAX_PATH];
+    ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
+    self[n > 0 ? n : 0] = '\0';
+    char *slash = strrchr(self, '/');
+    for (size_t i = 0; slash && i < 2; i++) {
+        (void)snprintf(path, sizeof(path), "%.*s/%s", (int)(slash - self), self, beside[i]);
+        if (access(path, X_OK) == 0)
+            return set_string(&c->ingest_program, path);
+    }
+    return set_string(&c->ingest_program, VLMD_INGEST);
+}
+
 int vl_config_load(struct vl_config **ret, const struct vl_config_from *from, struct vl_error *err)
 {
     vl_auto(vl_config) c = NULL;
@@ -547,7 +563,8 @@ int vl_config_load(struct vl_config **ret, const struct vl_config_from *from, st
         return r;
     if (c->backend && !strcmp(c->backend, "auto"))
         (void)set_string(&c->backend, NULL); /* freeing cannot fail */
-    if ((r = set_string(&c->ingest_program, from->ingest_program ? from->ingest_program : VLMD_INGEST)) < 0)
+    r = from->ingest_program ? set_string(&c->ingest_program, from->ingest_program) : find_ingest(c);
+    if (r < 0)
         return r;
     *ret = vl_steal(c);
     return 0;
