@@ -4,7 +4,8 @@
  * The exam of the drawn world, sat by a model through the engine: scenes at the model's pace, a caption each
  * second, questions on forks. Prints one table: rows are categories, columns are aspects, and apart from them
  * what was asked about (shape, colour, place) triples that training never saw. With --blind the same exam is
- * sat with grey pictures: what is right then is guessing. --csv for machines.
+ * sat with grey pictures: what is right then is guessing. --csv for machines; with --floors the exit status
+ * is 1 when the table is below what is promised.
  *
  *     build/bench/quality --model data/world-text.gguf --mmproj data/world-mmproj.gguf --scenes 300
  */
@@ -31,7 +32,7 @@ struct options {
     const char *model, *mmproj, *backend;
     uint32_t first, n_scenes;
     float event_rate;
-    bool blind, wrong, csv;
+    bool blind, wrong, csv, floors;
 };
 
 static void count(struct tally *t, const char *name, int aspect, bool held_out, bool right)
@@ -184,6 +185,31 @@ static void print_table(struct tally *t, const struct options *o)
     }
 }
 
+/* What the built-in model promises in its card, in all aspects together. */
+static bool hold_floors(const struct tally *t)
+{
+    static const struct {
+        const char *name;
+        double percent;
+    } floor[] = {{"shape", 95}, {"colour", 95},         {"where", 95},
+                 {"count", 85}, {"motion: moving", 85}, {"caption", 80}};
+    bool good = 60.0 * t->n_false <= 2.0 * t->n_seconds;
+    if (!good)
+        (void)printf("below the floor: more than 2 false captions a minute\n");
+    for (size_t i = 0; i < sizeof(floor) / sizeof(floor[0]); i++) {
+        double right = 0;
+        for (uint32_t k = 0; k < t->n_rows; k++)
+            if (!strcmp(t->row[k].name, floor[i].name))
+                right = 100.0 * t->row[k].right[ALL] / t->row[k].asked[ALL];
+        if (right >= floor[i].percent)
+            continue;
+        (void)printf("below the floor: %s %.1f, must be %.0f; --wrong shows which\n", floor[i].name, right,
+                     floor[i].percent);
+        good = false;
+    }
+    return good;
+}
+
 static void print_rates(const struct tally *t, const struct options *o, const struct vl_engine_info *info,
                         double s)
 {
@@ -210,6 +236,7 @@ static void read_options(struct options *o, int argc, char **argv)
         {"blind", no_argument, NULL, 'b'},
         {"wrong", no_argument, NULL, 'w'},
         {"csv", no_argument, NULL, 'c'},
+        {"floors", no_argument, NULL, 'l'},
         {NULL, 0, NULL, 0},
     };
     int c;
@@ -245,13 +272,16 @@ static void read_options(struct options *o, int argc, char **argv)
         case 'c':
             o->csv = true;
             break;
+        case 'l':
+            o->floors = true;
+            break;
         default:
             exit(2);
         }
     if (!o->model || !o->mmproj || optind < argc)
         vl_feed_die("usage: quality --model FILE --mmproj FILE [--backend NAME] [--scenes N] [--first N] "
                     "[--seed N] [--event-rate X] "
-                    "[--blind] [--wrong] [--csv]");
+                    "[--blind] [--wrong] [--csv] [--floors]");
 }
 
 int main(int argc, char **argv)
@@ -269,5 +299,5 @@ int main(int argc, char **argv)
     print_table(&t, &o);
     print_rates(&t, &o, &info, (double)(vl_clock_monotonic_ns() - t0) / 1e9);
     vl_feed_close(&f);
-    return 0;
+    return o.floors && !hold_floors(&t) ? 1 : 0;
 }

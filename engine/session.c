@@ -248,26 +248,48 @@ int vl_session_reset(struct vl_session *s)
 
 /* ---- memory of moments ---- */
 
+/* Units from which to which may be looked up. False: none is visible. A window longer than the table is
+ * remembered from where the table begins. */
+static bool visible_units(const struct vl_session *s, struct vl_kv_units *ret)
+{
+    vl_kv_units(s->kv, VL_KV_VISUAL, ret);
+    if (ret->n && ret->newest - ret->oldest >= VL_SESSION_MOMENTS)
+        ret->oldest = ret->newest - VL_SESSION_MOMENTS + 1;
+    return ret->n > 0;
+}
+
+static const struct vl_moment *moment_of(const struct vl_session *s, uint64_t unit)
+{
+    const struct vl_moment *at = &s->moment[unit % VL_SESSION_MOMENTS];
+    return at->unit == unit ? at : NULL; /* none: a frame under way, or one that was skipped */
+}
+
 void vl_session_measure(struct vl_session *s)
 {
     struct vl_kv_stats kv;
     struct vl_kv_units seen;
+    bool any = visible_units(s, &seen);
     vl_kv_get_stats(s->kv, &kv);
-    vl_kv_units(s->kv, VL_KV_VISUAL, &seen);
     s->stats.window_tokens = vl_kv_n_committed(s->kv);
     s->stats.window_frames = seen.n;
     s->stats.kv_bytes = kv.bytes;
-    s->stats.oldest_wall_ns = seen.n ? s->moment[seen.oldest % VL_SESSION_MOMENTS].wall_ns : 0;
-    s->stats.newest_wall_ns = seen.n ? s->moment[seen.newest % VL_SESSION_MOMENTS].wall_ns : 0;
+    s->stats.oldest_wall_ns = s->stats.newest_wall_ns = 0;
+    for (uint64_t u = seen.oldest; any && u <= seen.newest; u++) {
+        const struct vl_moment *at = moment_of(s, u);
+        if (at && !s->stats.oldest_wall_ns)
+            s->stats.oldest_wall_ns = at->wall_ns;
+        if (at)
+            s->stats.newest_wall_ns = at->wall_ns;
+    }
 }
 
-bool vl_session_remembers(struct vl_session *s, int64_t since_ns, int64_t until_ns)
+bool vl_session_remembers(const struct vl_session *s, int64_t since_ns, int64_t until_ns)
 {
     struct vl_kv_units seen;
-    vl_kv_units(s->kv, VL_KV_VISUAL, &seen);
-    for (uint64_t u = seen.oldest; seen.n && u <= seen.newest; u++) {
-        const struct vl_moment *at = &s->moment[u % VL_SESSION_MOMENTS];
-        if (at->unit == u && (!since_ns || at->wall_ns >= since_ns) && (!until_ns || at->wall_ns <= until_ns))
+    bool any = visible_units(s, &seen);
+    for (uint64_t u = seen.oldest; any && u <= seen.newest; u++) {
+        const struct vl_moment *at = moment_of(s, u);
+        if (at && (!since_ns || at->wall_ns >= since_ns) && (!until_ns || at->wall_ns <= until_ns))
             return true;
     }
     return false;

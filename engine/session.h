@@ -80,5 +80,5 @@ int vl_session_reset(struct vl_session *s);
 /* Brings stats.window_* up to date. */
 void vl_session_measure(struct vl_session *s);
 /* Is there a visible frame in [since, until] of the wall clock (0: open)? */
-bool vl_session_remembers(struct vl_session *s, int64_t since_ns, int64_t until_ns);
+bool vl_session_remembers(const struct vl_session *s, int64_t since_ns, int64_t until_ns);
 #endif
