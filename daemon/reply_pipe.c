@@ -108,6 +108,8 @@ int vl_reply_pipe_write(struct vl_reply_pipe *p, const char *data, size_t len, b
 {
     if (p->broken || p->finished)
         return -EPIPE;
+    if (len == 0)
+        return 0;
     if (!last && p->len + len > p->cap)
         return VL_REPLY_PIPE_FULL;
     int r = make_room(p, len);

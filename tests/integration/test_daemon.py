@@ -123,6 +123,14 @@ class IsPolite(Real):
         self.assertEqual(end["status"], "cancelled")
         self.assertEqual(self.client.get(query, "Query", "State"), "finished")
 
+    def test_a_stream_removed_under_a_question(self):
+        s = self.client.add("under", FAST + "&seconds=5")
+        self.ended(s)
+        _, pipe = self.client.ask(s, "Tell me all.", MaxTokens=("u", 4096), Format=("s", "jsonl"))
+        vlm.read_line(pipe)
+        self.client.remove(s)
+        self.assertEqual(records(b"{}\n" + read_all(pipe))[-1]["status"], "cancelled")
+
     def child_of(self, before=()):
         return until("a child", lambda: [c for c in self.daemon.children() if c not in before])[0]
 
