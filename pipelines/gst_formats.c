@@ -12,7 +12,7 @@ static const struct {
 } containers[] = {
     {"video/x-matroska", "matroskademux"}, {"video/webm", "matroskademux"}, {"video/quicktime", "qtdemux"},
     {"application/x-3gp", "qtdemux"},      {"video/mpegts", "tsdemux"},     {"video/x-msvideo", "avidemux"},
-    {"video/x-flv", "flvdemux"},           {"application/ogg", "oggdemux"}, {"video/ogg", "oggdemux"},
+    {"video/x-flv", "flvdemux"},
 };
 
 static const struct vl_gst_codec codecs[] = {

@@ -11,6 +11,8 @@
 #include <spawn.h>
 #include <stdbool.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 
@@ -24,11 +26,12 @@ struct child {
     struct vl_frame_status last;
     unsigned n_frames, n_gaps, n_corrupt, n_status;
     int64_t first_pts, last_pts;
-    uint32_t width, height, seen_states; /* states: bits */
-    uint64_t sum;                        /* of the pixels of the last frame */
+    uint32_t width, height, matrix, range;
+    long peak_kib;
+    uint64_t sum; /* of the pixels of the last frame */
 };
 
-static void spawn(struct child *c, const char *const extra[], uint32_t credit)
+static void spawn_with(struct child *c, const char *const extra[], uint32_t credit, int input)
 {
     int fd[2];
     memset(c, 0, sizeof(*c));
@@ -40,15 +43,25 @@ static void spawn(struct child *c, const char *const extra[], uint32_t credit)
         c->realtime |= !strcmp(extra[i], "--realtime");
     }
     posix_spawn_file_actions_t a;
+    /* Above what they become, so that one does not take the other's place. */
+    vl_autofd theirs = fcntl(fd[1], F_DUPFD_CLOEXEC, 10),
+              file = input < 0 ? -1 : fcntl(input, F_DUPFD_CLOEXEC, 10);
+    vl_closep(&fd[1]);
     assert_int_equal(posix_spawn_file_actions_init(&a), 0);
-    assert_int_equal(posix_spawn_file_actions_adddup2(&a, fd[1], 3), 0);
+    assert_int_equal(posix_spawn_file_actions_adddup2(&a, theirs, 3), 0);
+    if (file >= 0)
+        assert_int_equal(posix_spawn_file_actions_adddup2(&a, file, 4), 0);
     char *env[] = {(char *)(uintptr_t) "GST_PLUGIN_PATH=/nonexistent", NULL};
     assert_int_equal(posix_spawn(&c->pid, program, &a, NULL, argv, env), 0);
     assert_int_equal(posix_spawn_file_actions_destroy(&a), 0);
-    vl_closep(&fd[1]);
     assert_int_equal(vl_frame_socket_new(&c->s, fd[0], &vl_frame_limits_default), 0);
     vl_frame_socket_grant_on_release(c->s, !c->realtime);
     assert_int_equal(vl_frame_socket_grant(c->s, &(struct vl_frame_credit){.n = credit}), 0);
+}
+
+static void spawn(struct child *c, const char *const extra[], uint32_t credit)
+{
+    spawn_with(c, extra, credit, -1);
 }
 
 static void look_at(struct child *c, const struct vl_frame *f)
@@ -61,6 +74,8 @@ static void look_at(struct child *c, const struct vl_frame *f)
     c->last_pts = f->pts_ns;
     c->n_gaps += (f->flags & VL_FRAME_GAP) != 0;
     c->n_corrupt += (f->flags & VL_FRAME_CORRUPT) != 0;
+    c->matrix = f->matrix;
+    c->range = f->range;
     c->width = f->width;
     c->height = f->height;
     c->sum = 0;
@@ -88,7 +103,6 @@ static bool pump(struct child *c, unsigned until_frames, int ms)
                 fail_msg("the child broke the protocol: %s", err.msg);
             if (r == VL_FRAME_STATUS) {
                 c->n_status++;
-                c->seen_states |= 1u << c->last.state;
                 continue;
             }
             look_at(c, f);
@@ -104,8 +118,10 @@ static bool pump(struct child *c, unsigned until_frames, int ms)
 static int reap(struct child *c)
 {
     int st = 0;
+    struct rusage used;
     c->s = vl_frame_socket_unref(c->s);
-    assert_int_equal(waitpid(c->pid, &st, 0), c->pid);
+    assert_int_equal(wait4(c->pid, &st, 0, &used), c->pid);
+    c->peak_kib = used.ru_maxrss;
     return WIFEXITED(st) ? WEXITSTATUS(st) : 256 + WTERMSIG(st);
 }
 
@@ -262,16 +278,295 @@ static void test_confinement(void **state)
     assert_int_equal(reap(&c), 0);
 }
 
+/* ------------------------------------------------------------------------------------------------- files */
+
+static bool has_files;
+static char clips[] = "/tmp/vlmd-clips-XXXXXX";
+
+/* A clip of n frames at 25 a second, or -1 where the encoder is not installed. */
+static int clip(const char *name, int n, const char *caps, const char *encode)
+{
+    char path[64], command[512];
+    (void)snprintf(path, sizeof(path), "%s/%s", clips, name);
+    (void)snprintf(
+        command, sizeof(command),
+        "timeout 60 gst-launch-1.0 -q videotestsrc num-buffers=%d pattern=ball ! "
+        "'video/x-raw,format=I420,width=320,height=240,framerate=25/1%s' ! %s ! filesink location=%s "
+        ">/dev/null 2>&1",
+        n, caps, encode, path);
+    if (access(path, R_OK) < 0 && system(command) != 0) {
+        (void)printf("SKIPPED: no clip %s, this does not run here: %s\n", name, command);
+        (void)unlink(path);
+        return -1;
+    }
+    return open(path, O_RDONLY | O_CLOEXEC);
+}
+
+static void watch_file(struct child *c, int fd, const char *const more[])
+{
+    const char *args[16] = {"--source=file", "--input-fd=4"};
+    for (int i = 0; more && more[i]; i++)
+        args[2 + i] = more[i];
+    spawn_with(c, args, 1, fd);
+}
+
+static void test_clips(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *name, *caps, *encode;
+        uint32_t matrix;
+    } clip_of[] = {
+        {"a.mkv", "", "x264enc speed-preset=ultrafast key-int-max=25 ! h264parse ! matroskamux",
+         VL_MATRIX_BT601},
+        {"a.mp4", ",colorimetry=bt709", "x264enc speed-preset=ultrafast key-int-max=25 ! h264parse ! mp4mux",
+         VL_MATRIX_BT709},
+        {"a.webm", "", "vp8enc deadline=1 ! webmmux", VL_MATRIX_BT601},
+        {"a9.webm", "", "vp9enc deadline=1 cpu-used=8 ! webmmux", VL_MATRIX_BT601},
+        {"a.avi", "", "jpegenc ! avimux", VL_MATRIX_BT601},
+        {"a.ts", "", "x264enc speed-preset=ultrafast key-int-max=25 ! h264parse ! mpegtsmux",
+         VL_MATRIX_BT601},
+    };
+    if (!has_files)
+        skip();
+    for (size_t i = 0; i < sizeof(clip_of) / sizeof(*clip_of); i++) {
+        vl_autofd fd = clip(clip_of[i].name, 80, clip_of[i].caps, clip_of[i].encode);
+        if (fd < 0)
+            continue;
+        struct child c;
+        watch_file(&c, fd, NULL);
+        if (!pump(&c, 1000, 30000) || c.n_frames != 4 || c.last.state != VL_INGEST_ENDED || c.last.n_in != 80)
+            fail_msg("%s: %u frames of %llu, state %u: %s", clip_of[i].name, c.n_frames,
+                     (unsigned long long)c.last.n_in, c.last.state, c.last.reason);
+        assert_int_equal(c.last_pts - c.first_pts, 3 * VL_NSEC_PER_SEC);
+        assert_int_equal(c.width, 320);
+        assert_int_equal(c.matrix, clip_of[i].matrix);
+        assert_int_equal(c.range, i == 4 ? VL_RANGE_FULL : VL_RANGE_LIMITED);
+        assert_int_equal(reap(&c), 0);
+    }
+}
+
+static void test_loop_and_every_frame(void **state)
+{
+    (void)state;
+    if (!has_files)
+        skip();
+    vl_autofd fd = clip("a.webm", 80, "", "vp8enc deadline=1 ! webmmux");
+    if (fd < 0)
+        skip();
+    struct child c;
+    watch_file(&c, fd, (const char *[]){"--interval-ns=0", NULL});
+    assert_true(pump(&c, 1000, 30000));
+    assert_int_equal(c.n_frames, 80);
+    assert_int_equal(reap(&c), 0);
+    watch_file(&c, fd, (const char *[]){"--loop", NULL});
+    assert_false(pump(&c, 12, 30000)); /* 3.2 s a turn */
+    assert_in_range(c.last_pts, 10900 * VL_NSEC_PER_MSEC, 11100 * VL_NSEC_PER_MSEC);
+    assert_int_equal(c.n_gaps, 0);
+    assert_int_equal(reap(&c), 0);
+    watch_file(&c, fd, (const char *[]){"--realtime", "--interval-ns=500000000", NULL});
+    int64_t begin = vl_clock_monotonic_ns();
+    assert_true(pump(&c, 1000, 30000));
+    assert_true(vl_clock_monotonic_ns() - begin >= 2900 * VL_NSEC_PER_MSEC);
+    assert_in_range(c.n_frames, 4, 7);
+    assert_int_equal(reap(&c), 0);
+}
+
+/* A part of a file in a memfd. */
+static int part_of(int fd, off_t from, size_t len)
+{
+    int part = memfd_create("part", MFD_CLOEXEC);
+    char *bytes = malloc(len + 1);
+    assert_non_null(bytes);
+    assert_int_equal(pread(fd, bytes, len, from), len);
+    assert_int_equal(write(part, bytes, len), len);
+    free(bytes);
+    return part;
+}
+
+/* F29: whatever is left of a file ends in a named error or in the frames it has. */
+static void test_cut_files(void **state)
+{
+    (void)state;
+    if (!has_files)
+        skip();
+    static const struct {
+        const char *name, *encode;
+        int step;
+    } of[] = {{"a.webm", "vp8enc deadline=1 ! webmmux", 1},
+              {"a.mp4", "x264enc speed-preset=ultrafast key-int-max=25 ! h264parse ! mp4mux", 5}};
+    for (size_t k = 0; k < 2; k++) {
+        vl_autofd fd = clip(of[k].name, 80, k ? ",colorimetry=bt709" : "", of[k].encode);
+        if (fd < 0)
+            continue;
+        off_t size = lseek(fd, 0, SEEK_END);
+        for (int i = 0; i < 16; i += of[k].step) {
+            vl_autofd cut = part_of(fd, 0, (size_t)(size * i / 16));
+            struct child c;
+            watch_file(&c, cut, NULL);
+            if (!pump(&c, 1000, 20000))
+                fail_msg("%s cut at %d/16 hangs after %u frames", of[k].name, i, c.n_frames);
+            bool ended = c.last.state == VL_INGEST_ENDED && c.n_frames > 0;
+            bool failed = c.last.state == VL_INGEST_FAILED && !strncmp(c.last.reason, "decode: ", 8);
+            if (!ended && !failed)
+                fail_msg("%s cut at %d/16: state %u, %u frames: %s", of[k].name, i, c.last.state, c.n_frames,
+                         c.last.reason);
+            assert_int_equal(reap(&c), failed);
+        }
+    }
+}
+
+static void refused_file(int fd, const char *word)
+{
+    struct child c;
+    watch_file(&c, fd, NULL);
+    assert_true(pump(&c, 1, 20000));
+    assert_int_equal(c.last.state, VL_INGEST_FAILED);
+    if (strncmp(c.last.reason, word, strlen(word)))
+        fail_msg("want %s, got %s", word, c.last.reason);
+    assert_int_equal(reap(&c), 1);
+}
+
+static void test_no_video(void **state)
+{
+    (void)state;
+    if (!has_files)
+        skip();
+    static const char text[] = "This is a text, and not a video at all.\nIt has several lines.\n";
+    vl_autofd words = memfd_create("text", MFD_CLOEXEC);
+    for (int i = 0; i < 200; i++)
+        assert_int_equal(write(words, text, sizeof(text) - 1), sizeof(text) - 1);
+    refused_file(words, "refused: ");
+    vl_autofd zeros = memfd_create("zeros", MFD_CLOEXEC);
+    assert_int_equal(ftruncate(zeros, 1 << 20), 0);
+    refused_file(zeros, "decode: ");
+    vl_autofd folder = open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    refused_file(folder, "refused: ");
+    vl_autofd device = open("/dev/zero", O_RDONLY | O_CLOEXEC);
+    refused_file(device, "refused: ");
+    vl_autofd sound = clip("a.wav", 10, "", "fakesink audiotestsrc num-buffers=50 ! wavenc");
+    if (sound >= 0)
+        refused_file(sound, "refused: ");
+}
+
+struct bits {
+    uint8_t byte[64];
+    size_t n;
+};
+
+static void put_bits(struct bits *b, uint32_t value, int n)
+{
+    for (int i = n - 1; i >= 0; i--, b->n++)
+        b->byte[b->n / 8] |= (uint8_t)((value >> i & 1) << (7 - b->n % 8));
+}
+
+static void put_ue(struct bits *b, uint32_t value) /* Exp-Golomb, H.264 9.1 */
+{
+    int n = 32 - __builtin_clz(value + 1);
+    put_bits(b, 0, n - 1);
+    put_bits(b, value + 1, n);
+}
+
+/* F23: a real clip whose sequence parameter set says 8192 x 8192 and 16 reference frames. A decoder would
+ * take 4.6 GB; it is refused before there is one. */
+static void test_size_bomb(void **state)
+{
+    (void)state;
+    if (!has_files)
+        skip();
+    vl_autofd fd =
+        clip("a.h264", 30, "",
+             "x264enc speed-preset=ultrafast key-int-max=5 ! video/x-h264,stream-format=byte-stream,"
+             "profile=constrained-baseline");
+    if (fd < 0)
+        skip();
+    struct bits sps = {.n = 0};
+    put_bits(&sps, 0x67, 8);
+    put_bits(&sps, 77, 8);  /* main */
+    put_bits(&sps, 0, 8);   /* constraints */
+    put_bits(&sps, 62, 8);  /* level 6.2 */
+    put_ue(&sps, 0);        /* its id */
+    put_ue(&sps, 0);        /* log2_max_frame_num - 4 */
+    put_ue(&sps, 2);        /* picture order count type */
+    put_ue(&sps, 16);       /* reference frames */
+    put_bits(&sps, 0, 1);   /* gaps */
+    put_ue(&sps, 511);      /* macroblocks of width - 1 */
+    put_ue(&sps, 511);      /* and of height */
+    put_bits(&sps, 0xc, 4); /* frames only, direct inference, no cropping, no VUI */
+    put_bits(&sps, 1, 1);
+    off_t size = lseek(fd, 0, SEEK_END);
+    uint8_t *bytes = malloc((size_t)size);
+    assert_non_null(bytes);
+    assert_int_equal(pread(fd, bytes, (size_t)size, 0), size);
+    vl_autofd bomb = memfd_create("bomb", MFD_CLOEXEC);
+    int n_sps = 0;
+    for (off_t at = 0; at < size;) { /* from start code to start code */
+        off_t next = at + 3;
+        while (next < size && (next + 3 > size || bytes[next] || bytes[next + 1] || bytes[next + 2] != 1))
+            next++;
+        bool start = at + 3 < size && !bytes[at] && !bytes[at + 1] && bytes[at + 2] == 1;
+        if (start && (bytes[at + 3] & 31) == 7) {
+            n_sps++;
+            assert_int_equal(write(bomb, bytes + at, 3), 3);
+            assert_int_equal(write(bomb, sps.byte, (sps.n + 7) / 8), (sps.n + 7) / 8);
+            assert_int_equal(write(bomb, "", 1), 1);
+        } else {
+            assert_int_equal(write(bomb, bytes + at, (size_t)(next - at)), next - at);
+        }
+        at = next;
+    }
+    free(bytes);
+    assert_true(n_sps > 0);
+    struct child c;
+    watch_file(&c, bomb, NULL);
+    assert_true(pump(&c, 1, 20000));
+    assert_int_equal(c.n_frames, 0);
+    assert_int_equal(c.last.state, VL_INGEST_FAILED);
+    if (strncmp(c.last.reason, "limit: pictures of 8192x8192 ", 29))
+        fail_msg("want limit, got %s", c.last.reason);
+    assert_int_equal(reap(&c), 1);
+    (void)printf("size bomb: peak %ld KiB\n", c.peak_kib);
+    assert_true(c.peak_kib <= 150 * 1024);
+}
+
+static int files_begin(void **state)
+{
+    (void)state;
+    char command[256];
+    (void)snprintf(command, sizeof(command),
+                   "%s --list-sources | grep -q ^file && command -v gst-launch-1.0 >/dev/null", program);
+    has_files = system(command) == 0 && mkdtemp(clips);
+    if (!has_files)
+        (void)printf("SKIPPED: files; this build has no such source, or gst-launch-1.0 is not installed\n");
+    return 0;
+}
+
+static int files_end(void **state)
+{
+    (void)state;
+    char command[64];
+    (void)snprintf(command, sizeof(command), "rm -rf %s", clips);
+    return has_files ? system(command) : 0;
+}
+
 int main(int argc, char **argv)
 {
     if (argc < 2)
         return 2;
     program = argv[1];
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_confinement),      cmocka_unit_test(test_runs_to_its_end),
-        cmocka_unit_test(test_realtime),         cmocka_unit_test(test_same_pictures_after_a_break),
-        cmocka_unit_test(test_waits_for_credit), cmocka_unit_test(test_faults),
+        cmocka_unit_test(test_confinement),
+        cmocka_unit_test(test_runs_to_its_end),
+        cmocka_unit_test(test_realtime),
+        cmocka_unit_test(test_same_pictures_after_a_break),
+        cmocka_unit_test(test_waits_for_credit),
+        cmocka_unit_test(test_faults),
         cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_clips),
+        cmocka_unit_test(test_loop_and_every_frame),
+        cmocka_unit_test(test_cut_files),
+        cmocka_unit_test(test_no_video),
+        cmocka_unit_test(test_size_bomb),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, files_begin, files_end);
 }
