@@ -6,6 +6,7 @@
  * docs/models/smolvlm.md has the layout and the protocol. The trap: frames take the video path, one view
  * each; the tiling of still images would be up to 17 views.
  */
+#include "base/log.h"
 #include "decoder/transformer.h"
 #include "model/model_private.h"
 #include "vision/preprocess.h"
@@ -67,6 +68,18 @@ static uint32_t page_slots(uint32_t frame_tokens)
     return 16;
 }
 
+/* What the files say and is not believed; docs/models/smolvlm.md says why. */
+static void log_repairs(const struct smolvlm *s, const struct vl_weights *mmproj)
+{
+    static const char key[] = "clip.vision.attention.layer_norm_epsilon";
+    float eps;
+    if (s->vit.swapped_ffn)
+        vl_log(VL_LOG_DEBUG, "model", "%s: ffn_up and ffn_down are exchanged", vl_weights_name(mmproj));
+    if (vl_weights_get_f32(mmproj, key, &eps, NULL) == 0 && eps != s->vit.eps)
+        vl_log(VL_LOG_DEBUG, "model", "%s: %s is %g, taken as %g", vl_weights_name(mmproj), key, (double)eps,
+               (double)s->vit.eps);
+}
+
 static int smolvlm_open(struct vl_model *m, const struct vl_weights *text, const struct vl_weights *mmproj,
                         struct vl_error *err)
 {
@@ -78,6 +91,7 @@ static int smolvlm_open(struct vl_model *m, const struct vl_weights *text, const
         (r = vl_decoder_init(&s->dec, text, vl_tokenizer_n_vocab(m->tokenizer), err)) < 0 ||
         (r = vl_vit_init(&s->vit, mmproj, err)) < 0)
         return r;
+    log_repairs(s, mmproj);
     struct vl_model_desc *d = &m->desc;
     d->n_vocab = s->dec.n_vocab;
     d->d_model = s->dec.d_model;

@@ -73,7 +73,7 @@ struct machine {
 static void machine_open(struct machine *k)
 {
     struct vl_error err;
-    enum { SCRATCH = 8 << 20 };
+    enum { SCRATCH = 64 << 20 };
     *k = (struct machine){.x = {.ops = vl_backend_find("cpu"), .scratch = &k->arena}};
     assert_int_equal(k->x.ops->open(&k->x.device, NULL, &err), 0);
     assert_int_equal(k->x.ops->alloc(k->x.device, SCRATCH, false, &k->mem), 0);
@@ -259,6 +259,82 @@ static void test_repairs(void **state)
     assert_int_equal(layers, 1);
 }
 
+/* ---- whatever the files say ---- */
+
+/* A place in the file's head: often just behind the name of a key or a tensor, where numbers lie. */
+static size_t somewhere(const struct bytes *b, struct test_rng *rng)
+{
+    static const char *const marks[] = {"llama.", "clip.", "blk.", "general.", "tokenizer."};
+    size_t head = b->n < 30000 ? b->n : 30000, at = test_randn(rng, (uint32_t)head);
+    const char *mark = marks[test_randn(rng, 5)];
+    const uint8_t *p = memmem(b->data + at, head - at, mark, strlen(mark));
+    if (!p || test_randn(rng, 4) == 0)
+        return at;
+    at = (size_t)(p - b->data) + test_randn(rng, 64);
+    return at < head ? at : head - 1;
+}
+
+static const char *mutated(const char *path, struct test_rng *rng)
+{
+    static const uint8_t values[] = {0, 1, 2, 3, 4, 7, 0x7f, 0x80, 0xff};
+    struct bytes b = read_bytes(path);
+    for (uint32_t i = 1 + test_randn(rng, 3); i > 0; i--)
+        b.data[somewhere(&b, rng)] =
+            test_randn(rng, 2) ? values[test_randn(rng, 9)] : (uint8_t)test_rand(rng);
+    return write_bytes(b);
+}
+
+/* One frame and one token of whatever was accepted. */
+static void use(struct vl_model *m, struct vl_exec *x)
+{
+    const struct vl_model_desc *d = vl_model_get_desc(m);
+    const struct vl_arch *arch = vl_model_arch(m);
+    uint8_t *pixels = test_picture(20, 30);
+    struct vl_frame frame = test_frame_rgb(pixels, 20, 30), *frames[] = {&frame};
+    const struct vl_unit unit = {.frame = frames, .n_frames = 1};
+    const struct vl_kv_segment s = {.kind = VL_KV_TEXT, .n = 1, .extent = 1};
+    vl_auto(vl_encode) e = NULL;
+    vl_auto(vl_kv_pool) pool = NULL;
+    vl_auto(vl_kv) kv = NULL;
+    struct vl_visual_tokens tok;
+    assert_int_equal(vl_encode_new(&e, m, x), 0);
+    assert_int_equal(arch->encode_begin(m, e, &unit, 1), 0);
+    assert_int_equal(arch->encode_step(e, 1000, &tok), 0);
+    assert_int_equal(vl_kv_pool_new(&pool, x, &d->kv, 1 << 20, NULL, NULL), 0);
+    assert_int_equal(vl_kv_new(&kv, pool, NULL, NULL, 16, NULL), 0);
+    const int32_t id = (int32_t)d->n_vocab - 1;
+    struct vl_span span = {.kv = kv, .n = 1, .n_logits = 1};
+    const struct vl_batch b = {.id = &id, .span = &span, .n_spans = 1, .n = 1};
+    struct vl_tensor logits;
+    assert_int_equal(vl_kv_append(kv, x, &s, &span.slot), 0);
+    assert_int_equal(arch->run(m, x, &b, &logits), 0);
+    free(pixels);
+}
+
+/* Refused with words, or as good as any other. */
+static void test_mutations(void **state)
+{
+    (void)state;
+    struct test_rng rng = test_rng_new("mutations");
+    unsigned n_taken = 0;
+    for (int i = 0; i < 400; i++) {
+        struct machine k;
+        struct vl_error err = {0, ""};
+        vl_auto(vl_model) m = NULL;
+        const char *file = mutated(i & 1 ? ODD_TEXT : ODD_MMPROJ, &rng);
+        machine_open(&k);
+        int r = vl_model_new(&m, i & 1 ? file : ODD_TEXT, i & 1 ? ODD_MMPROJ : file, &k.x, &err);
+        assert_true(r == 0 || (r < 0 && err.msg[0]));
+        if (r == 0) {
+            use(m, &k.x);
+            n_taken++;
+        }
+        m = vl_model_unref(m);
+        machine_close(&k);
+    }
+    (void)printf("%u of 400 were taken\n", n_taken);
+}
+
 static int make_folder(void **state)
 {
     (void)state;
@@ -277,10 +353,8 @@ static int drop_folder(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_pairs),
-        cmocka_unit_test(test_families),
-        cmocka_unit_test(test_values),
-        cmocka_unit_test(test_repairs),
+        cmocka_unit_test(test_pairs),   cmocka_unit_test(test_families),  cmocka_unit_test(test_values),
+        cmocka_unit_test(test_repairs), cmocka_unit_test(test_mutations),
     };
     return cmocka_run_group_tests(tests, make_folder, drop_folder);
 }
