@@ -250,7 +250,7 @@ static size_t clean(unsigned char *out, const unsigned char *in, size_t n)
 static int split(const struct vl_tokenizer *t, unsigned stage, const unsigned char *p, size_t len,
                  struct vl_ids *ids)
 {
-    if (stage == t->n_stages)
+    if (stage >= MAX_STAGES || stage == t->n_stages)
         return vl_bpe_encode(&t->work->bpe, p, len, ids);
     PCRE2_SIZE *at = pcre2_get_ovector_pointer(t->work->match);
     for (size_t done = 0; done < len;) {

@@ -136,7 +136,7 @@ static int read_u64(struct cursor *c, uint64_t *ret, const char *what)
 static int read_str(struct cursor *c, uint64_t min, uint64_t max, uint32_t *ret, uint32_t *ret_len,
                     const char *what)
 {
-    uint64_t len;
+    uint64_t len = 0;
     int r = read_u64(c, &len, what);
     if (r < 0)
         return r;
@@ -175,8 +175,8 @@ static int check_bools(struct cursor *c, uint64_t n)
 
 static int read_array(struct cursor *c, struct vl_gguf_key *k)
 {
-    uint32_t elem;
-    uint64_t n;
+    uint32_t elem = 0;
+    uint64_t n = 0;
     int r = read_u32(c, &elem, "array type");
     if (r == 0)
         r = read_u64(c, &n, "array length");
@@ -193,7 +193,7 @@ static int read_array(struct cursor *c, struct vl_gguf_key *k)
     k->elem = (uint8_t)elem;
     k->n = (uint32_t)n;
     k->value = (uint32_t)c->pos;
-    uint32_t at, len;
+    uint32_t at = 0, len = 0;
     if (elem == VL_GGUF_STR) {
         for (uint64_t i = 0; i < n && r == 0; i++)
             r = read_str(c, 0, VL_WEIGHTS_MAX_STRING, &at, &len, "string");
@@ -210,7 +210,7 @@ static int read_array(struct cursor *c, struct vl_gguf_key *k)
 
 static int read_key(struct cursor *c, struct vl_gguf_key *k)
 {
-    uint32_t type;
+    uint32_t type = 0;
     int r = read_name(c, MAX_KEY_LEN, &k->name, &k->name_len);
     if (r == 0)
         r = read_u32(c, &type, "type");
@@ -355,7 +355,7 @@ static int refuse_type(struct cursor *c, uint32_t id)
 
 static int read_type(struct cursor *c, enum vl_dtype *ret)
 {
-    uint32_t id;
+    uint32_t id = 0;
     int r = read_u32(c, &id, "format");
     if (r < 0)
         return r;
@@ -370,8 +370,8 @@ static int read_type(struct cursor *c, enum vl_dtype *ret)
 
 static int read_dims(struct cursor *c, struct vl_weights_tensor *t)
 {
-    uint32_t n;
-    uint64_t ne;
+    uint32_t n = 0;
+    uint64_t ne = 0;
     int r = read_u32(c, &n, "number of dimensions");
     if (r < 0)
         return r;
@@ -409,7 +409,7 @@ static int check_size(struct cursor *c, struct vl_weights_tensor *t)
 /* inout_sum: the padded sizes of all tensors so far, which is where this one must begin. */
 static int read_tensor(struct cursor *c, struct vl_weights_tensor *t, uint32_t alignment, uint64_t *inout_sum)
 {
-    uint32_t name, len;
+    uint32_t name = 0, len = 0;
     int r = read_name(c, VL_WEIGHTS_MAX_NAME, &name, &len);
     if (r < 0)
         return r;
@@ -475,7 +475,7 @@ static int place_tensors(struct cursor *c, struct vl_gguf *g, uint32_t alignment
 
 static int read_count(struct cursor *c, const char *what, uint64_t shortest, uint64_t max, uint32_t *ret)
 {
-    uint64_t n;
+    uint64_t n = 0;
     int r = read_u64(c, &n, what);
     if (r < 0)
         return r;
@@ -489,7 +489,7 @@ static int read_count(struct cursor *c, const char *what, uint64_t shortest, uin
 
 static int read_start(struct cursor *c, struct vl_gguf *g)
 {
-    uint32_t version;
+    uint32_t version = 0;
     if (c->size < SHORTEST_FILE)
         return fail(c, -EBADMSG, 0, "the file has %llu bytes; no GGUF file has fewer than %d",
                     (unsigned long long)c->size, SHORTEST_FILE);

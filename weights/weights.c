@@ -110,7 +110,7 @@ static int new_of_fd(struct vl_weights **ret, int fd_taken, const char *name, st
 
 int vl_weights_open(struct vl_weights **ret, const char *path, struct vl_error *err)
 {
-    int fd;
+    int fd = -1;
     int r = open_path(path, &fd, err);
     return r < 0 ? r : new_of_fd(ret, fd, path, err);
 }
@@ -225,7 +225,7 @@ static int missing(const struct vl_weights *w, const char *key, struct vl_error 
 int vl_weights_need_u32(const struct vl_weights *w, const char *key, uint32_t min, uint32_t max,
                         uint32_t *ret, struct vl_error *err)
 {
-    uint32_t v;
+    uint32_t v = 0;
     int r = vl_weights_get_u32(w, key, &v, err);
     if (r == VL_WEIGHTS_ABSENT)
         return missing(w, key, err);
@@ -239,7 +239,7 @@ int vl_weights_need_u32(const struct vl_weights *w, const char *key, uint32_t mi
 int vl_weights_need_f32(const struct vl_weights *w, const char *key, float min, float max, float *ret,
                         struct vl_error *err)
 {
-    float v;
+    float v = 0;
     int r = vl_weights_get_f32(w, key, &v, err);
     if (r == VL_WEIGHTS_ABSENT)
         return missing(w, key, err);
