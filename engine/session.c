@@ -87,6 +87,7 @@ void vl_session_move(struct vl_session *s, enum vl_watch_phase to)
         [VL_WATCH_CLOSE] = {[VL_WATCH_OFF] = true, [VL_WATCH_WAIT] = true},
     };
     assert(allowed[s->phase][to]);
+    (void)allowed; /* a release build has no assert */
     s->phase = to;
     if (s->m->encode_owner == s && to != VL_WATCH_ENCODE && to != VL_WATCH_FRAME)
         s->m->encode_owner = NULL;

@@ -71,7 +71,7 @@ static uint32_t n_visual_units(const struct vl_kv_token *tok, uint32_t n)
 static void enforce_windows(const struct sink_window *w, const struct vl_kv_token *tok, uint32_t n,
                             struct cut *c)
 {
-    uint64_t unit, held = UINT64_MAX;
+    uint64_t unit = 0, held = UINT64_MAX;
     for (uint32_t units = n_visual_units(tok, n), m; units > w->window; units--) {
         m = oldest(tok, n, c, VL_KV_VISUAL, &unit);
         drop_unit(c, VL_KV_VISUAL, unit, m);
@@ -95,7 +95,7 @@ static void give_up(const struct vl_kv_token *tok, uint32_t n, uint32_t n_wanted
 {
     static const enum vl_kv_kind order[] = {VL_KV_VISUAL, VL_KV_TEXT};
     for (int k = 0; k < 2; k++) {
-        uint64_t unit;
+        uint64_t unit = 0;
         uint32_t m;
         while (c->n < n_wanted && (m = oldest(tok, n, c, order[k], &unit)) > 0)
             drop_unit(c, order[k], unit, m);
