@@ -73,7 +73,7 @@ struct machine {
 static void machine_open(struct machine *k)
 {
     struct vl_error err;
-    enum { SCRATCH = 64 << 20 };
+    enum { SCRATCH = 8 << 20 };
     *k = (struct machine){.x = {.ops = vl_backend_find("cpu"), .scratch = &k->arena}};
     assert_int_equal(k->x.ops->open(&k->x.device, NULL, &err), 0);
     assert_int_equal(k->x.ops->alloc(k->x.device, SCRATCH, false, &k->mem), 0);
@@ -316,22 +316,22 @@ static void test_mutations(void **state)
 {
     (void)state;
     struct test_rng rng = test_rng_new("mutations");
+    struct machine k;
     unsigned n_taken = 0;
+    machine_open(&k);
     for (int i = 0; i < 400; i++) {
-        struct machine k;
         struct vl_error err = {0, ""};
         vl_auto(vl_model) m = NULL;
         const char *file = mutated(i & 1 ? ODD_TEXT : ODD_MMPROJ, &rng);
-        machine_open(&k);
         int r = vl_model_new(&m, i & 1 ? file : ODD_TEXT, i & 1 ? ODD_MMPROJ : file, &k.x, &err);
         assert_true(r == 0 || (r < 0 && err.msg[0]));
         if (r == 0) {
             use(m, &k.x);
             n_taken++;
         }
-        m = vl_model_unref(m);
-        machine_close(&k);
+        vl_arena_reset(&k.arena, 0);
     }
+    machine_close(&k);
     (void)printf("%u of 400 were taken\n", n_taken);
 }
 
