@@ -98,12 +98,19 @@ static uint64_t usec(int64_t ns)
     return ns > 0 ? (uint64_t)(ns / VL_NSEC_PER_USEC) : 0;
 }
 
+/* What holds: the one that was asked for, else the model's own as soon as that is known. */
+static uint64_t window_usec(const struct vl_stream *s)
+{
+    return s->spec.window_usec ? s->spec.window_usec
+                               : s->m->info.default_window_frames * s->spec.sample_interval_usec;
+}
+
 static int get_u64(sd_bus *bus, const char *path, const char *interface, const char *property,
                    sd_bus_message *reply, void *user, sd_bus_error *e)
 {
     const struct vl_stream *s = user;
     const struct number n[] = {{"SampleIntervalUSec", s->spec.sample_interval_usec},
-                               {"WindowUSec", s->spec.window_usec},
+                               {"WindowUSec", window_usec(s)},
                                {"LagUSec", usec(s->stats.lag_ns)},
                                {"KVBytes", s->stats.kv_bytes},
                                {"RemembersSinceUSec", usec(s->stats.oldest_wall_ns)},
