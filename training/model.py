@@ -10,6 +10,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 ENCODER = dict(size=128, patch=8, width=128, layers=6, heads=2, hidden=512, shuffle=2)
+CHUNK = 192
 DECODER = dict(width=192, layers=5, heads=4, kv_heads=2, head_dim=64, hidden=512)
 
 
@@ -133,7 +134,12 @@ class DecoderBlock(nn.Module):
         if mask is None:
             a = F.scaled_dot_product_attention(q, k, v, is_causal=n == k.shape[2])
         else:  # three times faster on CPUs than the fused one with a mask
-            a = torch.softmax((q * self.head_dim ** -0.5) @ k.transpose(-1, -2) + mask, -1) @ v
+            q, parts = q * self.head_dim ** -0.5, []
+            for at in range(0, n, CHUNK):  # nothing looks ahead: early queries skip the late keys
+                end = min(n, at + CHUNK)
+                scores = q[:, :, at:end] @ k[:, :, :end].transpose(-1, -2) + mask[:, :, at:end, :end]
+                parts.append(torch.softmax(scores, -1) @ v[:, :, :end])
+            a = torch.cat(parts, 2)
         x = x + self.o(a.transpose(1, 2).reshape(b, n, -1))
         y = self.norm2(x)
         return x + self.down(F.silu(self.gate(y)) * self.up(y))

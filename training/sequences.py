@@ -14,8 +14,8 @@ from tokenizer import Vocabulary
 
 N_CELLS, GRID = 64, 8
 CAPTION = 1  # label of caption tokens; a question's are 2 + its category
-WEIGHTS = dict(shape=1, colour=1, where=1.3, what_at=1.3, exists=1, count=1.2, motion=2.0, where_before=1.5,
-               what_before=1.5, count_before=1.2, last=0.8, unknown=0.35)
+WEIGHTS = dict(shape=1, colour=1, where=1.3, what_at=1.3, exists=1, count=1.7, motion=2.0, where_before=1.5,
+               what_before=1.5, count_before=1.4, last=0.8, unknown=0.35)
 BEFORE = ("where_before", "what_before", "count_before")
 KEY_WORDS = set(W.SHAPES + W.COLOURS + "top left right bottom middle many objects shapes last".split())
 SINK = "<|im_start|>System: Say what changed.<end_of_utterance>"
@@ -151,6 +151,8 @@ class Sample:
             at = self.image_at[f - item["seconds_back"]] + cell_of(item["about_x"], item["about_y"])
             layer = 3 if category == "motion" else 2
             self.pointers += [(first + i, at, layer) for i in range(len(said) - 1)]
+        if category in ("count", "count_before"):  # the last cell has seen the whole frame
+            self.pointers.append((first, self.image_at[f - item["seconds_back"]] + N_CELLS - 1, 3))
         keys = [start + i for i, token in enumerate(ask) if v.tokens[token].strip("\u0120").lower() in KEY_WORDS]
         self.pointers += [(first, k, 0) for k in keys]
 

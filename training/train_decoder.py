@@ -2,8 +2,8 @@
 # Copyright vlmd contributors
 """Stages 2 and 4: the decoder, on oracle tokens or on cached features of the encoder.
 
-Besides the answers it learns from two heads on visual tokens after layer 3 (kind of
-event, the shape there 5 seconds ago) and from attention supervision: in layer 0 an
+Besides the answers it learns from three heads on visual tokens after layer 3 (kind of
+event, the shape there 5 seconds ago, objects so far in raster order) and from attention supervision: in layer 0 an
 answer looks at the words of its question, in 1 a cell looks at the same object one
 frame earlier, in 2 an answer looks at the cell it is about, in 3 a caption at its event.
 """
@@ -65,7 +65,7 @@ class OracleFeatures:
 
 def draw_batch(rng, source, n_frames, n_questions, n_tokens, keep, contract):
     weights = dict(S.WEIGHTS)
-    samples, features, events, past, n = [], [], [], [], 0
+    samples, features, events, past, counts, n = [], [], [], [], [], 0
     while n < n_tokens:
         vision, history, n_old = source.draw(rng, n_frames)
         sample = S.Sample(rng, history, n_old, n_questions, keep, contract, weights)
@@ -75,9 +75,10 @@ def draw_batch(rng, source, n_frames, n_questions, n_tokens, keep, contract):
         for f in range(n_frames):
             t = n_old + f
             events.append(S.event_labels(history, t) if f > 0 and keep > 1 else np.full(S.N_CELLS, -100))
+            counts.append((S.shape_labels(history, t) > 0).cumsum())
             past.append(S.shape_labels(history, t - 5) if f >= 5 and keep >= 6 else np.full(S.N_CELLS, -100))
     return (S.Batch(samples), torch.cat(features), torch.from_numpy(np.concatenate(events)),
-            torch.from_numpy(np.concatenate(past)))
+            torch.from_numpy(np.concatenate(past)), torch.from_numpy(np.concatenate(counts)))
 
 
 class Trainer(nn.Module):
@@ -86,6 +87,7 @@ class Trainer(nn.Module):
         self.decoder = Decoder(len(S.vocabulary), **DECODER)
         width = DECODER["width"]
         self.event_head, self.past_head = nn.Linear(width, S.EVENT_CLASSES), nn.Linear(width, 9)
+        self.count_head = nn.Linear(width, 1 + W.MAX_OBJECTS)
         self.oracle = S.Oracle(width)
         self.decoder.embed.weight.data.copy_(self.oracle.words)
         self.event_weight = torch.tensor([0.1] + [1.0] * (S.EVENT_CLASSES - 1))
@@ -102,7 +104,7 @@ class Trainer(nn.Module):
             at = target.nonzero()
             logits = self.decoder.logits(hidden[at[:, 0], at[:, 1] - 1]).float()
             visual = tapped[batch.tokens == S.vocabulary.image]
-            return logits, self.event_head(visual).float(), self.past_head(visual).float()
+            return logits, self.event_head(visual).float(), self.past_head(visual).float(), self.count_head(visual).float()
 
     def pointer_loss(self, batch):
         total, parts = 0.0, {}
@@ -124,8 +126,8 @@ class Trainer(nn.Module):
         return total, parts
 
     def loss(self, drawn, auxiliary):
-        batch, features, events, past = drawn
-        logits, event, shape = self(batch, features)
+        batch, features, events, past, counts = drawn
+        logits, event, shape, count = self(batch, features)
         labels = batch.labels[batch.labels > 0]
         target = batch.tokens[batch.labels > 0]
         answers = F.cross_entropy(logits, target)
@@ -135,6 +137,7 @@ class Trainer(nn.Module):
             loss = loss + 0.5 * auxiliary * F.cross_entropy(event, events, self.event_weight)
         if (past > 0).any():
             loss = loss + 0.25 * auxiliary * F.cross_entropy(shape, past, self.past_weight)
+        loss = loss + 0.3 * auxiliary * F.cross_entropy(count, counts)
         return loss, answers.item(), parts, labels
 
     @torch.no_grad()
@@ -143,7 +146,7 @@ class Trainer(nn.Module):
         right = {}
         for drawn in sets:
             batch = drawn[0]
-            logits, _, _ = self(batch, drawn[1])
+            logits = self(batch, drawn[1])[0]
             at = (batch.labels > 0).nonzero()
             good = logits.argmax(-1) == batch.tokens[batch.labels > 0]
             labels = batch.labels[batch.labels > 0]
@@ -202,7 +205,7 @@ def main():
         torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{a.port}", rank=a.rank, world_size=2)
     trainer = Trainer()
     if a.init:
-        trainer.load_state_dict(torch.load(a.init)["trainer"])
+        print(trainer.load_state_dict(torch.load(a.init)["trainer"], strict=False), flush=True)  # heads may be new
     source = Features(a.features) if a.features else OracleFeatures(trainer.oracle)
     held_rng, held = np.random.default_rng(777), source
     if a.held:
