@@ -21,7 +21,7 @@ stage() {
     shift 3
     printf '== %s\n' "$name"
     # shellcheck disable=SC2086
-    if ! { [ -f "$dir/build.ninja" ] || meson setup "$dir" $opts; } >"$dir.log" 2>&1 ||
+    if ! { [ -f "$dir/build.ninja" ] || meson setup "$dir" --werror $opts; } >"$dir.log" 2>&1 ||
         ! nice ninja -C "$dir" >>"$dir.log" 2>&1; then
         tail -40 "$dir.log"
         printf 'FAIL %s: it does not build; the whole log is in %s\n' "$name" "$dir.log"

@@ -81,7 +81,7 @@ static void end_child(struct vl_ingest *i, const char *word, const char *detail)
     if (i->word[0])
         return;
     (void)snprintf(i->word, sizeof(i->word), "%s", word);
-    (void)snprintf(i->detail, sizeof(i->detail), "%s", detail);
+    (void)snprintf(i->detail, sizeof(i->detail), "%.*s", (int)sizeof(i->detail) - 1, detail);
     drop_socket(i);
     vl_child_end(i->child);
 }
