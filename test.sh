@@ -48,6 +48,7 @@ EOP
 stage 'gcc, ASan and UBSan: every suite' build-asan \
     '-Dbuildtype=debug -Doptimization=1 -Db_sanitize=address,undefined'
 if [ "$mode" = all ]; then
+    stage 'release, as installed, under a real systemd --user' build-release '-Dbuildtype=release' --suite system
     stage 'release, nothing optional: the core alone' build-core \
         '-Dbuildtype=release -Dgstreamer=disabled -Ddaemon=disabled' --suite unit --suite conformance --suite golden
     CC=clang stage 'clang, TSan: where threads meet' build-tsan \

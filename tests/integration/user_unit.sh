@@ -24,6 +24,11 @@ fi
 
 # In the namespaces. /run is ours, and /usr/local is what was just installed.
 mount -t tmpfs tmpfs /run && mkdir -p /run/systemd/system /run/user/0 /run/dbus && chmod 700 /run/user/0
+# What PID 1 would have made: the nodes that hide /proc and /sys paths from a unit.
+mkdir -p -m 0000 /run/systemd/inaccessible/dir && : >/run/systemd/inaccessible/reg && mkfifo /run/systemd/inaccessible/fifo && mknod /run/systemd/inaccessible/chr c 0 0 &&
+    mknod /run/systemd/inaccessible/blk b 0 0 &&
+    python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind("/run/systemd/inaccessible/sock")' &&
+    chmod 0000 /run/systemd/inaccessible/* || { echo "SKIP: cannot make device nodes here"; exit 77; }
 mount --bind "$T/inst/usr/local" /usr/local || exit 1
 export XDG_RUNTIME_DIR=/run/user/0 DBUS_SESSION_BUS_ADDRESS=unix:path=/run/user/0/bus
 export XDG_CONFIG_HOME=$T/config HOME=$T/home
@@ -40,7 +45,7 @@ done
 fail() {
     echo "FAIL: $*"
     systemctl --user status vlmd.service --no-pager 2>&1 | tail -20
-    tail -30 "$T/systemd.log"
+    grep -iE "vlmd|namespace|failed" "$T/systemd.log" | tail -30
     kill $manager
     exit 1
 }
