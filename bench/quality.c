@@ -7,7 +7,7 @@
  * sat with grey pictures: what is right then is guessing. --csv for machines; with --floors the exit status
  * is 1 when the table is below what is promised.
  *
- *     build/bench/quality --model data/world-text.gguf --mmproj data/world-mmproj.gguf --scenes 300
+ *     build/bench/quality --model data/vlmd-world-text.gguf --mmproj data/vlmd-world-mmproj.gguf --scenes 300
  */
 #include "base/clock.h"
 #include "bench/feed.h"
