@@ -222,15 +222,13 @@ static void on_text(struct vl_query *q, const struct vl_event *ev)
 static void nothing_seen(struct vl_query *q, const struct vl_event *ev)
 {
     int64_t since = ev->session_stats.oldest_wall_ns;
-    char text[160], at[40] = "";
+    char text[160] = "no frame of this stream is in view";
     time_t sec = (time_t)(since / VL_NSEC_PER_SEC);
     struct tm tm;
     if (since > 0 && gmtime_r(&sec, &tm))
-        (void)strftime(at, sizeof(at), "%Y-%m-%dT%H:%M:%SZ", &tm);
-    (void)snprintf(text, sizeof(text),
-                   at[0] ? "no frame of that time is in view; the stream remembers since %s"
-                         : "no frame of that time is in view; the stream remembers nothing%s",
-                   at);
+        (void)strftime(text, sizeof(text),
+                       "no frame of that time is in view; the stream remembers since %Y-%m-%dT%H:%M:%SZ",
+                       &tm);
     struct vl_query_end end = {.status = "failed",
                                .error = VL_BUS_NOTHING_SEEN,
                                .message = text,

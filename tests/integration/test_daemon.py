@@ -187,8 +187,9 @@ class IsPolite(Real):
 
     def test_children_get_what_they_need_and_no_more(self):
         self.client.add("child", FAST, Realtime=("b", True))
-        proc = pathlib.Path("/proc") / str(self.child_of())
-        until("its program", lambda: b"vlmd-ingest" in (proc / "cmdline").read_bytes())
+        child = self.child_of()
+        vlm.until_exec(child)
+        proc = pathlib.Path(f"/proc/{child}")
         for name in os.listdir(proc / "fd"):
             if int(name) > 3:
                 self.assertNotIn("socket:", os.readlink(proc / "fd" / name))
@@ -479,8 +480,7 @@ class Life(unittest.TestCase):
         d, c = self.start(fake=True)
         c.add("stopped", FAST)
         child = until("a child", d.children)[0]
-        # Not before exec: until then posix_spawn keeps us waiting, as vfork does.
-        until("its program", lambda: b"vlmd-ingest" in pathlib.Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")[0])
+        vlm.until_exec(child)  # until then posix_spawn keeps the daemon waiting, as vfork does
         os.kill(child, signal.SIGSTOP)
         rc, seconds = d.stop()
         self.assertEqual(rc, 0)

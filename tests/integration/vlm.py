@@ -57,6 +57,11 @@ def until(what, cond, timeout=TIMEOUT, step=0.02):
     raise AssertionError(f"not within {timeout} s: {what}")
 
 
+def until_exec(child):
+    """Until a child of the daemon runs its own program: before that it looks like the daemon."""
+    until("its program", lambda: pathlib.Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")[0].endswith(b"/vlmd-ingest"))
+
+
 def dies_with_us():
     """Between fork and exec: a test that is killed leaves nothing behind (PR_SET_PDEATHSIG)."""
     LIBC.prctl(1, signal.SIGKILL)
