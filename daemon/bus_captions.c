@@ -29,7 +29,8 @@ static int method_open(sd_bus_message *call, void *user, sd_bus_error *e)
                          client->uid, &reader, &err);
     if (r > 0)
         return sd_bus_error_set(e, VL_BUS_BUSY, err.msg);
-    return r < 0 ? vl_bus_error_from(e, r, &err) : sd_bus_reply_method_return(call, "h", reader);
+    return r < 0 ? vl_bus_error_from(e, r, &err)
+                 : vl_bus_named(e, sd_bus_reply_method_return(call, "h", reader));
 }
 
 static int append_recent(sd_bus_message *reply, const struct vl_captions *captions, uint64_t since)
@@ -58,7 +59,7 @@ static int method_get_recent(sd_bus_message *call, void *user, sd_bus_error *e)
     if (r >= 0)
         r = sd_bus_send(NULL, reply, NULL);
     (void)sd_bus_message_unref(reply);
-    return r;
+    return vl_bus_named(e, r);
 }
 
 static int read_changes(sd_bus_message *call, struct vl_stream_spec *spec, sd_bus_error *e)
@@ -94,7 +95,7 @@ static int method_configure(sd_bus_message *call, void *user, sd_bus_error *e)
     if (r >= 0)
         r = vl_stream_configure(s, &spec, e);
     vl_stream_spec_done(&spec);
-    return r < 0 ? r : sd_bus_reply_method_return(call, NULL);
+    return vl_bus_named(e, r < 0 ? r : sd_bus_reply_method_return(call, NULL));
 }
 
 static int get_enabled(sd_bus *bus, const char *path, const char *interface, const char *property,

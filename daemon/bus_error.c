@@ -54,6 +54,11 @@ int vl_bus_error_from(sd_bus_error *e, int code, const struct vl_error *err)
     }
 }
 
+int vl_bus_named(sd_bus_error *e, int r)
+{
+    return r < 0 && !sd_bus_error_is_set(e) ? vl_bus_error_from(e, r, NULL) : r;
+}
+
 const char *vl_bus_model_error(int code)
 {
     switch (-code) {

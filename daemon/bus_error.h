@@ -33,6 +33,8 @@ int vl_bus_error_register(void); /* once, before the bus is opened */
 /* The name for a failure of the layers below that no handler gave a better one: memory, descriptors, else the
  * standard ones. The text is err's when it has one. Returns what a handler returns. */
 int vl_bus_error_from(sd_bus_error *e, int code, const struct vl_error *err);
+/* What a handler returns at its end: a failure that nobody named yet gets its name by the above. */
+int vl_bus_named(sd_bus_error *e, int r);
 /* Which of the model errors a failed load is. */
 const char *vl_bus_model_error(int code);
 #endif

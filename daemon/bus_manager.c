@@ -54,7 +54,7 @@ static int method_add_stream(sd_bus_message *call, void *user, sd_bus_error *e)
     vl_stream_spec_init(&spec);
     int r = add_stream(user, call, &spec, e);
     vl_stream_spec_done(&spec);
-    return r;
+    return vl_bus_named(e, r);
 }
 
 static int method_get_stream(sd_bus_message *call, void *user, sd_bus_error *e)
@@ -199,11 +199,11 @@ static int method_ask(sd_bus_message *call, void *user, sd_bus_error *e)
     vl_autofd reader = -1;
     int r = read_ask(user, call, true, &o, e);
     if (r < 0 || (r = vl_query_new(&q, user, call, &o, &reader, e)) < 0)
-        return r;
+        return vl_bus_named(e, r);
     r = sd_bus_reply_method_return(call, "oh", q->path, reader);
     if (r < 0)
         (void)vl_query_unref(q); /* nobody will hear of it */
-    return r;
+    return vl_bus_named(e, r);
 }
 
 static int method_ask_text(sd_bus_message *call, void *user, sd_bus_error *e)
@@ -212,7 +212,7 @@ static int method_ask_text(sd_bus_message *call, void *user, sd_bus_error *e)
     struct vl_query *q;
     int r = read_ask(user, call, false, &o, e);
     if (r < 0 || (r = vl_query_new(&q, user, call, &o, NULL, e)) < 0)
-        return r;
+        return vl_bus_named(e, r);
     return 1; /* answered when it ends */
 }
 

@@ -33,7 +33,7 @@ static int method_configure(sd_bus_message *call, void *user, sd_bus_error *e)
     if (r >= 0)
         r = vl_stream_configure(s, &spec, e);
     vl_stream_spec_done(&spec);
-    return r < 0 ? r : sd_bus_reply_method_return(call, NULL);
+    return vl_bus_named(e, r < 0 ? r : sd_bus_reply_method_return(call, NULL));
 }
 
 static int method_get_configuration(sd_bus_message *call, void *user, sd_bus_error *e)
@@ -48,7 +48,7 @@ static int method_get_configuration(sd_bus_message *call, void *user, sd_bus_err
     if (r >= 0)
         r = sd_bus_send(NULL, reply, NULL);
     (void)sd_bus_message_unref(reply);
-    return r;
+    return vl_bus_named(e, r);
 }
 
 static int get_text(sd_bus *bus, const char *path, const char *interface, const char *property,

@@ -16,11 +16,12 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/time.h>
 #include <systemd/sd-bus.h>
 #include <systemd/sd-event.h>
 
-enum { EXIT_USAGE = 64, EXIT_CONFIG = 78, TAIL_USEC = 800000 };
+enum { EXIT_USAGE = 64, EXIT_CONFIG = 78, TAIL_USEC = 800000, MAX_FDS = 4096 };
 
 struct args {
     struct vl_config_from from;
@@ -211,6 +212,17 @@ static int run(const struct args *a, const struct vl_config *config)
     return code;
 }
 
+/* All that clients can make us hold has a cap (limits.c); together the caps come to less than this, which is
+ * more than the usual soft limit. Children lower it again for themselves. */
+static void raise_fd_limit(void)
+{
+    struct rlimit l;
+    if (getrlimit(RLIMIT_NOFILE, &l) < 0 || l.rlim_cur >= MAX_FDS)
+        return;
+    l.rlim_cur = l.rlim_max < MAX_FDS ? l.rlim_max : MAX_FDS;
+    (void)setrlimit(RLIMIT_NOFILE, &l); /* with fewer, requests are refused by name */
+}
+
 int main(int argc, char **argv)
 {
     vl_auto(vl_config) config = NULL;
@@ -222,6 +234,7 @@ int main(int argc, char **argv)
         return code;
     vl_log_sink_set(VL_LOG_TARGET_AUTO);
     (void)signal(SIGPIPE, SIG_IGN);
+    raise_fd_limit();
     (void)sigemptyset(&set);
     (void)sigaddset(&set, SIGTERM);
     (void)sigaddset(&set, SIGINT);

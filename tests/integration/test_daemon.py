@@ -4,6 +4,7 @@
 """The whole daemon with a tiny model and its own ingest children: what it sees and says, and that it is polite."""
 import os
 import pathlib
+import resource
 import shutil
 import signal
 import socket
@@ -486,6 +487,22 @@ class Life(unittest.TestCase):
         self.assertEqual(rc, 0)
         self.assertLess(seconds, 3.5)
         self.assertFalse(os.path.exists(f"/proc/{child}"))
+
+    def test_no_descriptors_left(self):
+        d, c = self.start(fake=True)
+        s = c.add("few", "test:?seconds=1")
+        until("its end", lambda: c.state(s)[0] == "ended")
+        resource.prlimit(d.pid, resource.RLIMIT_NOFILE, (d.fds() + 6, 4096))
+        pipes = []
+        with self.assertRaises(BusError) as e:
+            while len(pipes) < 8:
+                pipes.append(c.ask(s, "hang")[1])
+        self.assertEqual(e.exception.name, "NoResources")
+        self.assertEqual(c.get(PATH, "Manager", "State"), "ready")
+        for p in pipes:
+            p.close()
+        until("room again", lambda: c.get(PATH, "Manager", "QueueDepth") == 0)
+        self.assertEqual(c.ask_text(s, "echo x")[0], "x")
 
     def test_the_bus_goes_away(self):
         d, c = self.start(fake=True)
