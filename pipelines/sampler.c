@@ -32,12 +32,13 @@ void vl_sampler_set_interval(struct vl_sampler *s, int64_t interval_ns)
     s->due_ns = s->taken_ns + interval_ns;
 }
 
-/* A line that begins within its first seconds is left as the media has it; any other begins at the start. */
+/* A line that begins within seconds of the start is left as the media has it; any other begins at the start.
+ */
 static int64_t begin(struct vl_sampler *s, int64_t pts_ns)
 {
     int64_t media = s->start_ns;
-    if (pts_ns >= 0 && pts_ns < BACK_NS)
-        media += pts_ns;
+    if (pts_ns >= media && pts_ns - media < BACK_NS)
+        media = pts_ns;
     s->started = 1;
     s->offset_ns = 0;
     if (pts_ns != VL_PTS_NONE)

@@ -83,10 +83,10 @@ static void nap(int ms)
 /* Waits until the source has ended, or n pictures were offered. */
 static void wait_for(struct watcher *w, unsigned n)
 {
-    int64_t end = vl_clock_monotonic_ns() + 20 * VL_NSEC_PER_SEC;
+    int64_t end = vl_clock_monotonic_ns() + 60 * VL_NSEC_PER_SEC;
     while (!atomic_load(&w->n_end) && atomic_load(&w->n_want) < n) {
         if (vl_clock_monotonic_ns() > end)
-            fail_msg("nothing in 20 s: %u pictures, %u ends", atomic_load(&w->n_want),
+            fail_msg("nothing in 60 s: %u pictures, %u ends", atomic_load(&w->n_want),
                      atomic_load(&w->n_end));
         nap(2);
     }

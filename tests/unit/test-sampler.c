@@ -172,6 +172,12 @@ static void test_start_and_holes(void **state)
     assert_int_equal(flags, VL_FRAME_GAP);
     assert_int_equal(vl_sampler_offer(&s, 101 * SEC, &media, &flags), 0);
     assert_int_equal(flags, 0);
+    vl_sampler_init(&s, SEC, RECORDING, 3 * SEC);
+    assert_int_equal(vl_sampler_offer(&s, 4 * SEC, &media, &flags), 0);
+    assert_int_equal(media, 4 * SEC);
+    vl_sampler_init(&s, SEC, RECORDING, 3 * SEC); /* a source that starts its stamps again */
+    assert_int_equal(vl_sampler_offer(&s, 0, &media, &flags), 0);
+    assert_int_equal(media, 3 * SEC);
     vl_sampler_init(&s, SEC, RECORDING, 0); /* a recording that begins a little late keeps its own times */
     assert_int_equal(vl_sampler_offer(&s, SEC / 2, &media, &flags), 0);
     assert_int_equal(media, SEC / 2);
