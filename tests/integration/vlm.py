@@ -11,6 +11,7 @@ import pathlib
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -77,7 +78,11 @@ class Bus:
         self.address = f"unix:path={self.dir}/bus"
         self.proc = subprocess.Popen(["dbus-daemon", f"--config-file={conf}", "--nofork", "--nopidfile"],
                                      stderr=subprocess.DEVNULL, preexec_fn=dies_with_us)
-        until("the bus", lambda: os.path.exists(f"{self.dir}/bus"))
+        until("the bus", self.listens)
+
+    def listens(self):
+        with socket.socket(socket.AF_UNIX) as s:
+            return s.connect_ex(f"{self.dir}/bus") == 0
 
     def close(self):
         self.proc.kill()
@@ -269,7 +274,7 @@ class Daemon:
         if not self.gone():
             self.proc.kill()
         self.proc.wait()
-        self.log.close()
+        self.log.close()  # a second time has no effect, and so with all of these
 
 
 class Case(unittest.TestCase):
@@ -282,7 +287,9 @@ class Case(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         cls.bus = Bus()
+        cls.addClassCleanup(cls.bus.close)
         cls.daemon = cls.make(cls.bus)
+        cls.addClassCleanup(cls.daemon.close)
         cls.client = Client(cls.bus)
 
     @classmethod
@@ -292,8 +299,6 @@ class Case(unittest.TestCase):
         if not cls.daemon.gone():
             rc, _ = cls.daemon.stop()
         log = cls.daemon.logged()
-        cls.daemon.close()
-        cls.bus.close()
         if rc != 0 or "ERROR: " in log or "runtime error" in log:
             print(log)
             raise AssertionError(f"the daemon ended with {rc}")
