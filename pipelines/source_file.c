@@ -112,7 +112,10 @@ static GstPadProbeReturn on_picture(GstPad *pad, GstPadProbeInfo *info, gpointer
             f->last_ns = t;
     }
     f->n_pictures++;
-    return f->out.want(f->out.user, t) == 1 ? GST_PAD_PROBE_OK : GST_PAD_PROBE_DROP;
+    int wanted = f->out.want(f->out.user, t);
+    if (wanted < 0) /* we are being stopped: no more decoding, and no end to tell of */
+        atomic_store(&f->stopping, 1);
+    return wanted == 1 ? GST_PAD_PROBE_OK : GST_PAD_PROBE_DROP;
 }
 
 static GstFlowReturn on_sample(GstAppSink *sink, gpointer user)
