@@ -28,7 +28,7 @@ stage() {
         failed=$((failed + 1))
         return
     fi
-    meson test -C "$dir" --no-rebuild --print-errorlogs --num-processes "$jobs" "$@" 2>&1 | grep -vE '^$|OK  ' || true
+    meson test -C "$dir" --no-rebuild --print-errorlogs --timeout-multiplier 6 --num-processes "$jobs" "$@" 2>&1 | grep -vE '^$|OK  ' || true
     local counts
     counts=$(python3 - "$dir/meson-logs/testlog.json" <<'EOP'
 import json, sys
