@@ -136,35 +136,6 @@ static int on_disconnected(sd_bus_message *m, void *user, sd_bus_error *e)
     return 0;
 }
 
-static int run_loop(sd_event *event, sd_bus *bus, struct vl_manager *m)
-{
-    vl_auto(vl_service) service = NULL;
-    struct vl_error err = {0};
-    int r = vl_service_new(&service, m);
-    if (r >= 0)
-        r = sd_bus_match_signal(bus, NULL, "org.freedesktop.DBus.Local", NULL, "org.freedesktop.DBus.Local",
-                                "Disconnected", on_disconnected, service);
-    if (r < 0) {
-        vl_log(VL_LOG_ERR, "service", "cannot start: %s", strerror(-r));
-        return 1;
-    }
-    r = sd_bus_request_name(bus, VL_BUS_NAME, 0);
-    if (r < 0) {
-        vl_log(VL_LOG_ERR, "service",
-               r == -EEXIST ? "another vlmd is on this bus" : "cannot take the bus name: %s", strerror(-r));
-        return 1;
-    }
-    r = vl_manager_start(m, &err);
-    if (r < 0) {
-        vl_log(VL_LOG_ERR, "config", "%s", err.msg);
-        return EXIT_CONFIG;
-    }
-    r = sd_event_loop(event);
-    vl_manager_cancel_all(m); /* what did not finish in time hears of it */
-    (void)sd_bus_flush(bus);  /* a bus that is gone has nothing to flush */
-    return r < 0 ? 1 : 0;
-}
-
 /* A load under way cannot be interrupted, and a quantum takes its time: handing memory back in order is worth
  * a moment, not more. */
 static volatile sig_atomic_t tail_code;
@@ -188,6 +159,36 @@ static void limit_tail(int code)
     (void)setitimer(ITIMER_REAL, &after, NULL);
 }
 
+static int run_loop(sd_event *event, sd_bus *bus, struct vl_manager *m)
+{
+    vl_auto(vl_service) service = NULL;
+    struct vl_error err = {0};
+    int r = vl_service_new(&service, m);
+    if (r >= 0)
+        r = sd_bus_match_signal(bus, NULL, "org.freedesktop.DBus.Local", NULL, "org.freedesktop.DBus.Local",
+                                "Disconnected", on_disconnected, service);
+    if (r < 0) {
+        vl_log(VL_LOG_ERR, "service", "cannot start: %s", strerror(-r));
+        return 1;
+    }
+    r = sd_bus_request_name(bus, VL_BUS_NAME, 0);
+    if (r < 0) {
+        vl_log(VL_LOG_ERR, "service",
+               r == -EEXIST ? "another vlmd is on this bus" : "cannot take the bus name: %s", strerror(-r));
+        return 1;
+    }
+    r = vl_manager_start(m, &err);
+    if (r < 0) {
+        vl_log(VL_LOG_ERR, "config", "%s", err.msg);
+        return EXIT_CONFIG;
+    }
+    r = sd_event_loop(event) < 0 ? 1 : 0;
+    limit_tail(r);
+    vl_manager_cancel_all(m); /* what did not finish in time hears of it */
+    (void)sd_bus_flush(bus);  /* a bus that is gone has nothing to flush */
+    return r;
+}
+
 static int run(const struct args *a, const struct vl_config *config)
 {
     vl_auto(vl_manager) m = NULL;
@@ -205,7 +206,6 @@ static int run(const struct args *a, const struct vl_config *config)
         vl_log(VL_LOG_ERR, "service", "%s", err.msg);
     else
         code = run_loop(event, bus, m);
-    limit_tail(code);
     m = vl_manager_unref(m);
     (void)sd_bus_flush_close_unref(bus);
     (void)sd_event_unref(event);
