@@ -7,7 +7,7 @@ as in the daemon. Answers are greedy; an answer counts if every token is right, 
 included. --blind shows grey frames to the same protocol: the control.
 """
 import argparse
-import os
+import multiprocessing
 import time
 
 import numpy as np
@@ -180,6 +180,17 @@ def run_scene(encoder, decoder, index, event_rate, blind, tally, counts, wrong):
                 wrong.append(f"{aspect} scene {index} second {t}: {item['question'].decode()} not {item['answer'].decode()}")
 
 
+def run_part(a, part):
+    """every a.jobs-th scene"""
+    torch.set_num_threads(1)
+    encoder, decoder = load(a.encoder, a.decoder, a.quantised)
+    tally, counts, wrong = Tally(), dict(seconds=0, false=0, missed=0), []
+    with torch.no_grad():
+        for i in range(a.first + part, a.first + a.scenes, a.jobs):
+            run_scene(encoder, decoder, i, a.event_rate, a.blind, tally, counts, wrong)
+    return tally.cells, counts, wrong
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("--encoder", required=True)
@@ -187,17 +198,20 @@ def main():
     p.add_argument("--scenes", type=int, default=300)
     p.add_argument("--first", type=int, default=0)
     p.add_argument("--event-rate", type=float, default=0.5)
+    p.add_argument("--jobs", type=int, default=1, help="processes")
     p.add_argument("--blind", action="store_true")
     p.add_argument("--quantised", action="store_true", help="weights as Q8_0 gives them back")
     p.add_argument("--wrong", action="store_true", help="print some wrong answers")
     a = p.parse_args()
-    torch.set_num_threads(1)
-    encoder, decoder = load(a.encoder, a.decoder, a.quantised)
-    tally, counts, wrong = Tally(), dict(seconds=0, false=0, missed=0), []
     start = time.time()
-    with torch.no_grad():
-        for i in range(a.first, a.first + a.scenes):
-            run_scene(encoder, decoder, i, a.event_rate, a.blind, tally, counts, wrong)
+    tally, counts, wrong = Tally(), {}, []
+    with multiprocessing.Pool(a.jobs) as pool:
+        for cells, more, lines in pool.starmap(run_part, [(a, k) for k in range(a.jobs)]):
+            for key, (good, n) in cells.items():
+                old = tally.cells.get(key, [0, 0])
+                tally.cells[key] = [old[0] + good, old[1] + n]
+            counts = {k: counts.get(k, 0) + v for k, v in more.items()}
+            wrong += lines
     tally.cells = dict(sorted(tally.cells.items()))
     print(f"{a.scenes} scenes of {W.lib.vl_quiz_exam_scene(0, 0.5).n_seconds} s, event rate {a.event_rate}, {'blind, ' if a.blind else ''}"
           f"{'Q8_0' if a.quantised else 'F32'}, {time.time() - start:.0f} s")
