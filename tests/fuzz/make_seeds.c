@@ -95,8 +95,8 @@ static void vocabulary(void)
                                        "b",
                                        "ab",
                                        "\xC4\xA0",
-                                       "\xC4\xA0"
-                                       "ab",
+                                       ("\xC4\xA0"
+                                        "ab"),
                                        "<image>",
                                        "<0x0A>",
                                        "<unk>",
