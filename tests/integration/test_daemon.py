@@ -34,7 +34,8 @@ class Real(Case):
         return real(bus)
 
     def ended(self, s):
-        until("its end", lambda: self.client.state(s)[0] in ("ended", "failed"))
+        # A source that crashes again on its way waits longer each time before it is started.
+        until("its end", lambda: self.client.state(s)[0] in ("ended", "failed"), timeout=90)
         return self.client.state(s)
 
     def seen(self, s):
