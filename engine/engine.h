@@ -20,14 +20,17 @@ struct vl_engine;
 enum {
     VL_ENGINE_MAX_SESSIONS = 64,
     VL_ENGINE_MAX_QUEUE = 256,
-    VL_ENGINE_MAX_TOKENS = 4096,   /* of one answer */
-    VL_ENGINE_MAX_CAPTION = 256,   /* tokens of one caption */
-    VL_ENGINE_MAX_QUESTION = 16384 /* bytes */
+    VL_ENGINE_MAX_TOKENS = 4096,    /* of one answer */
+    VL_ENGINE_MAX_CAPTION = 256,    /* tokens of one caption */
+    VL_ENGINE_MAX_QUESTION = 16384, /* bytes */
+    VL_ENGINE_MAX_IMAGES = 8        /* of one question */
 };
 struct vl_engine_opts {
-    const char *backend; /* "cpu" or "cpu:isa=avx2"; NULL: the best there is */
-    const char *model, *mmproj;
-    size_t kv_bytes; /* page pool; 0: the default window of max_sessions, and the reserve for max_forks */
+    const char *backend;        /* "cpu" or "cpu:isa=avx2"; NULL: the best there is */
+    const char *model, *mmproj; /* mmproj NULL: text alone, no stream and no picture */
+    size_t max_bytes; /* weights, scratch and pages together; over it the load fails with -EDQUOT before a
+                       * weight is read, and the message says how many bytes are missing. 0: no limit */
+    size_t kv_bytes;  /* page pool; 0: the default window of max_sessions, and the reserve for max_forks */
     uint32_t max_sessions; /* 0: 4 */
     uint32_t max_queue;    /* turns accepted whose end has not been fetched, running ones included; 0: 64 */
     uint32_t max_forks;    /* turns that run at once; 0: 4 */
@@ -45,7 +48,9 @@ struct vl_session_opts {
 };
 
 struct vl_ask {
-    uint64_t session;
+    uint64_t session;              /* 0: none, the pictures (or the text alone) are all there is */
+    struct vl_frame *const *image; /* [n_images] references are taken; with session 0 only */
+    uint32_t n_images;
     uint32_t max_tokens; /* 0 or more than VL_ENGINE_MAX_TOKENS: that many */
     const char *text;    /* copied; UTF-8, special tokens in it are plain text */
     /* Wall clock, 0: open. When no frame that is still in the visual window lies in [since, until]:
@@ -81,10 +86,13 @@ struct vl_session_stats {
 struct vl_engine_info {
     const char *model_name, *arch, *quantization, *kernels;
     uint32_t context_tokens, tokens_per_frame, default_window_frames;
+    uint32_t max_image_tokens; /* visual tokens of the costliest still picture; 0: the model has no eyes */
     uint64_t weight_bytes, scratch_bytes, kv_pool_bytes, kv_used_bytes;
 };
 
 enum vl_event_type {
+    VL_EVENT_LOADING, /* the files are checked and the memory is granted: weights are being read. The *_bytes
+                       * of get_info are valid from here on */
     VL_EVENT_READY,
     /* A piece of an answer, or of a caption when turn is 0; whole code points, no controls but tab and line
      * feed. */
@@ -134,6 +142,8 @@ int vl_engine_cancel(struct vl_engine *e, uint64_t turn); /* idempotent; too lat
 int vl_engine_event_fd(const struct vl_engine *e);        /* readable when an event waits; borrowed */
 int vl_engine_next_event(struct vl_engine *e, struct vl_event *ret);           /* 0, or VL_ENGINE_EMPTY */
 int vl_engine_get_info(const struct vl_engine *e, struct vl_engine_info *ret); /* -EAGAIN before READY */
+/* 0 to 1, by bytes of weights read and packed; 1 once the model is warm. Any thread. */
+double vl_engine_load_progress(const struct vl_engine *e);
 /* For the watchdog: a counter that moves with every quantum, and whether there is nothing to do. Any thread.
  */
 void vl_engine_heartbeat(const struct vl_engine *e, uint64_t *ret_count, bool *ret_idle);
