@@ -127,13 +127,18 @@ static void drop_command(const struct vl_command *c)
     (void)vl_question_unref(c->question);
 }
 
+void vl_engine_stop(struct vl_engine *e)
+{
+    atomic_store(&e->stop, true);
+    vl_engine_wake(e);
+}
+
 struct vl_engine *vl_engine_unref(struct vl_engine *e)
 {
     if (!e)
         return NULL;
-    atomic_store(&e->stop, true);
     if (e->has_thread) {
-        vl_engine_wake(e);
+        vl_engine_stop(e);
         (void)pthread_join(e->thread, NULL);
     }
     struct vl_command c;
@@ -354,4 +359,9 @@ void vl_engine_heartbeat(const struct vl_engine *e, uint64_t *ret_count, bool *r
 {
     *ret_count = atomic_load_explicit(&e->heartbeat, memory_order_relaxed);
     *ret_idle = atomic_load_explicit(&e->idle, memory_order_relaxed);
+}
+
+double vl_engine_load_progress(const struct vl_engine *e)
+{
+    return atomic_load(&e->ready) ? 1 : 0;
 }

@@ -103,6 +103,7 @@ enum vl_event_type {
     VL_EVENT_ENDED,  /* the session's mailbox ended; error.code 0 or why. What it saw can still be asked about
                       */
     VL_EVENT_FAILED, /* the model (session 0) or this session cannot go on */
+    VL_EVENT_STOPPED /* after vl_engine_stop, the last: all memory is given back */
 };
 struct vl_event {
     enum vl_event_type type;
@@ -147,6 +148,10 @@ double vl_engine_load_progress(const struct vl_engine *e);
 /* For the watchdog: a counter that moves with every quantum, and whether there is nothing to do. Any thread.
  */
 void vl_engine_heartbeat(const struct vl_engine *e, uint64_t *ret_count, bool *ret_idle);
+/* Gives all memory back and does not keep the caller waiting: unref does not wait either once STOPPED was
+ * read. Of what sessions and turns would still have said some is lost. After it only event_fd, next_event and
+ * unref may be called. */
+void vl_engine_stop(struct vl_engine *e);
 /* Ends all turns without further events and joins the thread, after the load if that is under way. */
 struct vl_engine *vl_engine_unref(struct vl_engine *e);
 VL_DEFINE_AUTO(vl_engine)

@@ -382,5 +382,7 @@ void *vl_scheduler_main(void *engine)
     while (!atomic_load(&e->stop))
         tick(e);
     shut_down(e);
+    vl_outbox_put_event(&e->own, &(struct vl_event){.type = VL_EVENT_STOPPED}); /* its third at most */
+    vl_engine_announce(e);
     return NULL;
 }

@@ -928,6 +928,27 @@ static void test_ends_cleanly_in_the_middle_of_everything(void **state)
     }
 }
 
+static void test_told_to_stop_it_says_when_it_is_done(void **state)
+{
+    (void)state;
+    struct log *l = start();
+    uint64_t s = open_session(l, &plain);
+    struct vl_mailbox *m = watch(l, s, 4);
+    show(l, m, 0, (const uint8_t[]){2}, 1);
+    atomic_store(&scripted_delay_us, 1000);
+    (void)ask(l, s, "E");
+    vl_engine_stop(l->e);
+    struct vl_event ev = {0};
+    while (ev.type != VL_EVENT_STOPPED) {
+        struct pollfd p = {.fd = vl_engine_event_fd(l->e), .events = POLLIN};
+        assert_int_equal(poll(&p, 1, 60000), 1);
+        while (ev.type != VL_EVENT_STOPPED && vl_engine_next_event(l->e, &ev) == 0)
+            ;
+    }
+    (void)vl_mailbox_unref(m);
+    stop(l);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -960,6 +981,7 @@ int main(void)
         cmocka_unit_test(test_streams_do_not_see_each_other),
         cmocka_unit_test(test_prefill_goes_in_pieces),
         cmocka_unit_test(test_ends_cleanly_in_the_middle_of_everything),
+        cmocka_unit_test(test_told_to_stop_it_says_when_it_is_done),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
