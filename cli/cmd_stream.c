@@ -164,22 +164,6 @@ static int cmd_list(struct vl_ctl *c, int argc, char **argv)
     return code;
 }
 
-static void print_member(const cJSON *v, const char *indent)
-{
-    const cJSON *m;
-    if (cJSON_IsObject(v)) {
-        (void)printf("%s%s\n", indent, v->string);
-        cJSON_ArrayForEach(m, v) print_member(m, "    ");
-    } else if (cJSON_IsString(v)) {
-        (void)printf("%s%-20s %s\n", indent, v->string, v->valuestring);
-    } else if (cJSON_IsBool(v)) {
-        (void)printf("%s%-20s %s\n", indent, v->string, cJSON_IsTrue(v) ? "yes" : "no");
-    } else if (cJSON_IsNumber(v)) {
-        (void)printf("%s%-20s %.*f\n", indent, v->string,
-                     v->valuedouble == (double)(int64_t)v->valuedouble ? 0 : 3, v->valuedouble);
-    }
-}
-
 static int cmd_show(struct vl_ctl *c, int argc, char **argv)
 {
     static const struct vl_opt none[] = {{NULL, VL_OPT_FLAG, NULL}};
@@ -200,7 +184,7 @@ static int cmd_show(struct vl_ctl *c, int argc, char **argv)
             code = vl_value_print(all);
         } else {
             const cJSON *m;
-            cJSON_ArrayForEach(m, all) print_member(m, "");
+            cJSON_ArrayForEach(m, all) vl_value_show(m, "");
         }
     }
     cJSON_Delete(all);

@@ -165,6 +165,22 @@ int vl_value_print(const cJSON *v)
     return VL_EXIT_OK;
 }
 
+void vl_value_show(const cJSON *v, const char *indent)
+{
+    const cJSON *m;
+    if (cJSON_IsObject(v)) {
+        (void)printf("%s%s\n", indent, v->string);
+        cJSON_ArrayForEach(m, v) vl_value_show(m, "    ");
+    } else if (cJSON_IsString(v)) {
+        (void)printf("%s%-20s %s\n", indent, v->string, v->valuestring);
+    } else if (cJSON_IsBool(v)) {
+        (void)printf("%s%-20s %s\n", indent, v->string, cJSON_IsTrue(v) ? "yes" : "no");
+    } else if (cJSON_IsNumber(v)) {
+        (void)printf("%s%-20s %.*f\n", indent, v->string,
+                     v->valuedouble == (double)(int64_t)v->valuedouble ? 0 : 3, v->valuedouble);
+    }
+}
+
 static int finish(struct vl_ctl *c, const char *what, int r, sd_bus_error *e, sd_bus_message *reply,
                   cJSON **ret)
 {
@@ -203,7 +219,8 @@ static void merge(cJSON *into, cJSON *from, const char *iface)
     }
 }
 
-int vl_value_streams(struct vl_ctl *c, cJSON **ret)
+/* Of every object that has iface: its properties, and those of `also` (NULL: none). */
+static int list_objects(struct vl_ctl *c, const char *iface, const char *also, cJSON **ret)
 {
     cJSON *objects = NULL, *list = cJSON_CreateArray(), *o;
     int code =
@@ -211,19 +228,30 @@ int vl_value_streams(struct vl_ctl *c, cJSON **ret)
     if (code || !list) {
         cJSON_Delete(list);
         cJSON_Delete(objects);
-        return code ? code : vl_ctl_failed(c, "streams", NULL, -ENOMEM);
+        return code ? code : vl_ctl_failed(c, iface, NULL, -ENOMEM);
     }
     cJSON_ArrayForEach(o, objects)
     {
-        if (!cJSON_HasObjectItem(o, VL_IFACE("Stream")))
+        if (!cJSON_HasObjectItem(o, iface))
             continue;
         cJSON *s = cJSON_CreateObject();
-        merge(s, o, VL_IFACE("Stream"));
-        merge(s, o, VL_IFACE("Captions"));
+        merge(s, o, iface);
+        if (also)
+            merge(s, o, also);
         if (!cJSON_AddItemToArray(list, s))
             cJSON_Delete(s);
     }
     cJSON_Delete(objects);
     *ret = list;
     return 0;
+}
+
+int vl_value_streams(struct vl_ctl *c, cJSON **ret)
+{
+    return list_objects(c, VL_IFACE("Stream"), VL_IFACE("Captions"), ret);
+}
+
+int vl_value_models(struct vl_ctl *c, cJSON **ret)
+{
+    return list_objects(c, VL_IFACE("Model"), NULL, ret);
 }

@@ -23,5 +23,7 @@ int vl_value_call(struct vl_ctl *c, const char *path, const char *iface, const c
                   cJSON **ret); /* no arguments */
 int vl_value_streams(struct vl_ctl *c,
                      cJSON **ret); /* array of objects: Stream and Captions properties, by name */
+int vl_value_models(struct vl_ctl *c, cJSON **ret);
 int vl_value_print(const cJSON *v);
+void vl_value_show(const cJSON *v, const char *indent); /* for people: a line a member */
 #endif
