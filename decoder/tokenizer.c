@@ -1,86 +1,45 @@
 /* SPDX-License-Identifier: MIT */
 /* Copyright vlmd contributors */
-/* Text to ids and back: special tokens are found in trusted text, what lies between them is split by the
- * model's own expressions, and bpe.c merges the pieces. Process lifetime; encode is for the engine thread
+/* Text to ids and back: special tokens are found in trusted text, splitter.c cuts what lies between them, and
+ * bpe.c merges the pieces. Process lifetime; encode is for the engine thread
  * alone, because it has one set of working memory. The trap: pieces of text are joined before they are split,
  * so trust is kept byte by byte. */
 #include "decoder/tokenizer.h"
 #include "decoder/bpe.h"
+#include "decoder/splitter.h"
 #include "weights/weights.h"
 
-#define PCRE2_CODE_UNIT_WIDTH 8
-#include <pcre2.h>
 #include <string.h>
 
-enum { MAX_STAGES = 2, FIRST_TEXT = 1024 };
-enum { MATCH_LIMIT = 10000000, DEPTH_LIMIT = 10000, HEAP_LIMIT_KIB = 16384 };
+enum { FIRST_TEXT = 1024 };
 
 struct work {
     unsigned char *text, *trust; /* [cap] clean text, and whether each byte may be of a special token */
     size_t cap;
     struct vl_bpe bpe;
-    pcre2_match_data *match;
-    pcre2_match_context *limits;
 };
 struct vl_tokenizer {
     struct vl_vocabulary v;
     int32_t *special; /* [n_special] by first byte, then longest first */
-    uint32_t n_special, first_special[257], n_stages;
-    pcre2_code *stage[MAX_STAGES];
+    uint32_t n_special, first_special[257];
+    struct vl_splitter *splitter;
+    struct vl_splitter_habits habits;
     struct work *work;
 };
 
-/* --- splitters --- */
-
-/* Unicode's White_Space written out: PCRE2's \s also takes U+180E, the reference's does not. */
-#define SPACE                                                                                                \
-    "\\x09-\\x0D\\x20\\x85\\xA0\\x{1680}\\x{2000}-\\x{200A}\\x{2028}\\x{2029}\\x{202F}\\x{205F}\\x{3000}"
-#define GPT2                                                                                                 \
-    "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^" SPACE "\\p{L}\\p{N}]+|[" SPACE "]+(?![^" SPACE "])"
-
-/* Applied one after the other, each to every piece of the one before; what lies between matches is a piece
- * too. */
-static const struct splitter {
-    const char *pre, *stage[MAX_STAGES];
-} splitters[] = {
-    {"smollm", {"\\p{N}", GPT2}},
-};
-
-static int compile(struct vl_tokenizer *t, const struct splitter *s, struct vl_error *err)
-{
-    for (int i = 0; i < MAX_STAGES && s->stage[i]; i++) {
-        int code;
-        PCRE2_SIZE at;
-        t->stage[i] = pcre2_compile((PCRE2_SPTR)s->stage[i], PCRE2_ZERO_TERMINATED,
-                                    PCRE2_UTF | PCRE2_UCP | PCRE2_NO_AUTO_CAPTURE, &code, &at, NULL);
-        if (!t->stage[i])
-            return vl_error_set(err, -ENOMEM, "splitter '%s', regex %d: PCRE2 error %d at %zu", s->pre, i,
-                                code, at);
-        t->n_stages++;
-    }
-    t->work->match = pcre2_match_data_create(1, NULL);
-    t->work->limits = pcre2_match_context_create(NULL);
-    if (!t->work->match || !t->work->limits)
-        return vl_error_set(err, -ENOMEM, "no memory for the splitter");
-    (void)pcre2_set_match_limit(t->work->limits, MATCH_LIMIT); /* these three always return 0 */
-    (void)pcre2_set_depth_limit(t->work->limits, DEPTH_LIMIT);
-    (void)pcre2_set_heap_limit(t->work->limits, HEAP_LIMIT_KIB);
-    return 0;
-}
+/* --- the family --- */
 
 static int load_splitter(struct vl_tokenizer *t, const struct vl_weights *w, struct vl_error *err)
 {
-    const char *pre;
-    int r = vl_weights_need_str(w, "tokenizer.ggml.pre", &pre, err);
+    const char *pre = NULL;
+    int r = vl_weights_get_str(w, "tokenizer.ggml.pre", &pre, err);
     if (r < 0)
         return r;
-    for (size_t i = 0; i < sizeof(splitters) / sizeof(*splitters); i++)
-        if (strcmp(pre, splitters[i].pre) == 0)
-            return compile(t, &splitters[i], err);
-    return vl_error_set(err, -ENOTSUP,
-                        "%.60s: splitter '%.40s' (tokenizer.ggml.pre) is not supported; this build has "
-                        "'smollm'",
-                        vl_weights_name(w), pre);
+    r = vl_splitter_new(&t->splitter, r == 0 ? pre : NULL, err);
+    if (r < 0)
+        return vl_error_prefix(err, r, "%.60s", vl_weights_name(w));
+    t->habits = vl_splitter_habits(t->splitter);
+    return 0;
 }
 
 /* --- special tokens --- */
@@ -124,8 +83,6 @@ static struct work *work_free(struct work *k)
     free(k->text);
     free(k->trust);
     vl_bpe_done(&k->bpe);
-    pcre2_match_data_free(k->match);
-    pcre2_match_context_free(k->limits);
     free(k);
     return NULL;
 }
@@ -158,7 +115,7 @@ int vl_tokenizer_new(struct vl_tokenizer **ret, const struct vl_weights *w, stru
         return vl_error_set(err, -ENOMEM, "no memory for a tokenizer");
     r = load_splitter(t, w, err);
     if (r == 0)
-        r = vl_vocabulary_init(&t->v, w, err);
+        r = vl_vocabulary_init(&t->v, w, t->habits.add_bos, err);
     if (r == 0)
         r = index_specials(t, err);
     if (r == 0)
@@ -174,8 +131,7 @@ struct vl_tokenizer *vl_tokenizer_unref(struct vl_tokenizer *t)
 {
     if (!t)
         return NULL;
-    for (int i = 0; i < MAX_STAGES; i++)
-        pcre2_code_free(t->stage[i]);
+    t->splitter = vl_splitter_unref(t->splitter);
     t->work = work_free(t->work);
     vl_vocabulary_done(&t->v);
     free(t->special);
@@ -208,6 +164,14 @@ int32_t vl_tokenizer_eos(const struct vl_tokenizer *t)
 bool vl_tokenizer_add_bos(const struct vl_tokenizer *t)
 {
     return t->v.add_bos;
+}
+
+const char *vl_tokenizer_doubt(const struct vl_tokenizer *t)
+{
+    return t->habits.guessed
+               ? "the file does not name its splitter (tokenizer.ggml.pre), 'default' is used; what "
+                 "the model says is likely wrong: get a file that was converted after May 2024"
+               : NULL;
 }
 
 bool vl_tokenizer_is_end(const struct vl_tokenizer *t, int32_t id)
@@ -246,27 +210,22 @@ static size_t clean(unsigned char *out, const unsigned char *in, size_t n)
     return m;
 }
 
-/* The piece stands alone: look-ahead sees its end as the end of all text. */
-static int split(const struct vl_tokenizer *t, unsigned stage, const unsigned char *p, size_t len,
-                 struct vl_ids *ids)
+struct encoding {
+    const struct vl_tokenizer *t;
+    struct vl_ids *ids;
+};
+
+static int encode_piece(void *user, const unsigned char *p, size_t len)
 {
-    if (stage >= MAX_STAGES || stage == t->n_stages)
-        return vl_bpe_encode(&t->work->bpe, p, len, ids);
-    PCRE2_SIZE *at = pcre2_get_ovector_pointer(t->work->match);
-    for (size_t done = 0; done < len;) {
-        int m =
-            pcre2_match(t->stage[stage], p, len, done, PCRE2_NO_UTF_CHECK, t->work->match, t->work->limits);
-        if (m < 0 && m != PCRE2_ERROR_NOMATCH)
-            return m == PCRE2_ERROR_NOMEMORY ? -ENOMEM : -EOVERFLOW;
-        size_t from = m < 0 ? len : at[0], to = m < 0 ? len : at[1];
-        int r = from > done ? split(t, stage + 1, p + done, from - done, ids) : 0;
-        if (r == 0 && to > from)
-            r = split(t, stage + 1, p + from, to - from, ids);
-        if (r != 0)
-            return r;
-        done = to;
-    }
-    return 0;
+    const struct encoding *e = user;
+    int32_t id = e->t->habits.whole ? vl_vocabulary_find_bytes(&e->t->v, p, len) : VL_TOKEN_NONE;
+    return id >= 0 ? vl_ids_add(e->ids, id) : vl_bpe_encode(&e->t->work->bpe, p, len, e->ids);
+}
+
+static int encode_plain(const struct vl_tokenizer *t, const unsigned char *p, size_t len, struct vl_ids *ids)
+{
+    struct encoding e = {t, ids};
+    return vl_splitter_run(t->splitter, p, len, encode_piece, &e);
 }
 
 /* The longest special token at this place, all of it in trusted text, or none. */
@@ -292,7 +251,7 @@ static int encode_text(const struct vl_tokenizer *t, size_t len, struct vl_ids *
             at++;
             continue;
         }
-        int r = split(t, 0, k->text + raw, at - raw, ids);
+        int r = encode_plain(t, k->text + raw, at - raw, ids);
         if (r == 0)
             r = vl_ids_add(ids, id);
         if (r != 0)
@@ -300,7 +259,7 @@ static int encode_text(const struct vl_tokenizer *t, size_t len, struct vl_ids *
         at += t->v.at[id + 1] - t->v.at[id];
         raw = at;
     }
-    return split(t, 0, k->text + raw, len - raw, ids);
+    return encode_plain(t, k->text + raw, len - raw, ids);
 }
 
 int vl_tokenizer_encode_pieces(const struct vl_tokenizer *t, const struct vl_text_piece *piece,

@@ -37,7 +37,11 @@ VL_DEFINE_AUTO(vl_tokenizer)
 uint32_t vl_tokenizer_n_vocab(const struct vl_tokenizer *t);
 int32_t vl_tokenizer_bos(const struct vl_tokenizer *t); /* VL_TOKEN_NONE if the file names none */
 int32_t vl_tokenizer_eos(const struct vl_tokenizer *t);
-bool vl_tokenizer_add_bos(const struct vl_tokenizer *t); /* the file says that a prompt begins with it */
+/* A prompt begins with bos: the file says so or, where it says nothing, its family does so. Never without a
+ * bos. */
+bool vl_tokenizer_add_bos(const struct vl_tokenizer *t);
+/* NULL, or why this vocabulary is likely not used as it was trained: a sentence to be logged once. */
+const char *vl_tokenizer_doubt(const struct vl_tokenizer *t);
 /* eos, eot, eom and the tokens that end a reply by their text ("<end_of_utterance>", "<|im_end|>", ...). */
 bool vl_tokenizer_is_end(const struct vl_tokenizer *t, int32_t id);
 bool vl_tokenizer_is_special(const struct vl_tokenizer *t, int32_t id);

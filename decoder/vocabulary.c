@@ -267,12 +267,14 @@ static int load_ids(struct vl_vocabulary *v, const struct vl_weights *w, struct 
             v->flags[end] |= VL_WORD_END;
     }
     int r = vl_weights_get_bool(w, "tokenizer.ggml.add_bos_token", &v->add_bos, err);
+    v->add_bos = v->add_bos && v->bos >= 0;
     return r < 0 ? r : 0;
 }
 
-int vl_vocabulary_init(struct vl_vocabulary *v, const struct vl_weights *w, struct vl_error *err)
+int vl_vocabulary_init(struct vl_vocabulary *v, const struct vl_weights *w, bool add_bos,
+                       struct vl_error *err)
 {
-    *v = (struct vl_vocabulary){.bos = VL_TOKEN_NONE, .eos = VL_TOKEN_NONE};
+    *v = (struct vl_vocabulary){.bos = VL_TOKEN_NONE, .eos = VL_TOKEN_NONE, .add_bos = add_bos};
     init_alphabet(v);
     int r = load_texts(v, w, err);
     if (r == 0)
@@ -291,11 +293,22 @@ void vl_vocabulary_done(struct vl_vocabulary *v)
 
 /* --- tokens and bytes --- */
 
+int32_t vl_vocabulary_find_bytes(const struct vl_vocabulary *v, const unsigned char *p, size_t len)
+{
+    char text[VL_PIECE_MAX + 2];
+    size_t n = 0;
+    for (size_t i = 0; i < len; i++) {
+        if (n > VL_PIECE_MAX) /* longer than any token */
+            return VL_TOKEN_NONE;
+        n += put_code_point(text + n, v->alphabet[p[i]]);
+    }
+    int32_t id = vl_vocabulary_find(v, text, n);
+    return id >= 0 && (v->flags[id] & (VL_WORD_SPECIAL | VL_WORD_BYTE)) ? VL_TOKEN_NONE : id;
+}
+
 int32_t vl_vocabulary_byte(const struct vl_vocabulary *v, uint8_t byte)
 {
-    char s[2];
-    int32_t id = vl_vocabulary_find(v, s, put_code_point(s, v->alphabet[byte]));
-    return id >= 0 && (v->flags[id] & VL_WORD_SPECIAL) ? VL_TOKEN_NONE : id;
+    return vl_vocabulary_find_bytes(v, &byte, 1);
 }
 
 size_t vl_vocabulary_bytes(const struct vl_vocabulary *v, int32_t id, char *ret)

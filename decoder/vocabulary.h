@@ -35,15 +35,18 @@ struct vl_vocabulary {
     int32_t bos, eos;             /* or VL_TOKEN_NONE */
     bool add_bos;
 };
-/* Reads tokenizer.ggml.tokens, token_type, scores and ids. Errors as vl_tokenizer_new's. On failure, too,
- * done is the caller's. */
-int vl_vocabulary_init(struct vl_vocabulary *v, const struct vl_weights *w, struct vl_error *err);
+/* Reads tokenizer.ggml.tokens, token_type, scores and ids; add_bos is for a file that does not say. Errors as
+ * vl_tokenizer_new's. On failure, too, done is the caller's. */
+int vl_vocabulary_init(struct vl_vocabulary *v, const struct vl_weights *w, bool add_bos,
+                       struct vl_error *err);
 void vl_vocabulary_done(struct vl_vocabulary *v);
 
 /* 0 <= id < n */
 const char *vl_vocabulary_text(const struct vl_vocabulary *v, int32_t id, size_t *ret_len);
 /* The lowest id with this text, or VL_TOKEN_NONE. */
 int32_t vl_vocabulary_find(const struct vl_vocabulary *v, const char *text, size_t len);
+/* The token, not a special one, that stands for exactly these bytes, or VL_TOKEN_NONE. */
+int32_t vl_vocabulary_find_bytes(const struct vl_vocabulary *v, const unsigned char *p, size_t len);
 /* The token of one byte, or VL_TOKEN_NONE. */
 int32_t vl_vocabulary_byte(const struct vl_vocabulary *v, uint8_t byte);
 /* The bytes that a token stands for, at most VL_PIECE_MAX; returns how many. */

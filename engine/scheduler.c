@@ -345,6 +345,9 @@ static void load(struct vl_engine *e)
     struct vl_error err = {0};
     int r = vl_machine_open(&e->machine, &e->opts, &err);
     if (r == 0) {
+        const char *doubt = vl_tokenizer_doubt(vl_model_tokenizer(e->machine.model));
+        if (doubt)
+            vl_log(VL_LOG_WARNING, "engine", "%s", doubt);
         e->machine.end_fork = end_oldest_fork;
         e->machine.user = e;
         r = warm_up(e, &err);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Copyright vlmd contributors */
-/* Two targets in one, by the first byte: hostile text for a sound vocabulary, and hostile vocabularies. The
- * text is cut into pieces, trusted and not, at bytes 0x01 and 0x02. */
+/* Two targets in one, by the first byte: hostile text for a sound vocabulary with one of the splitters, and
+ * hostile vocabularies. The text is cut into pieces, trusted and not, at bytes 0x01 and 0x02. */
 #include "decoder/tokenizer.h"
 #include "tests/fuzz/fuzz.h"
 #include "tests/gguf_writer.h"
@@ -10,7 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { MAX_TEXT = 4096, MAX_PIECES = 16, N_WORDS = 8, N_SPECIAL = 4 };
+enum { MAX_TEXT = 4096, MAX_PIECES = 16, N_WORDS = 8, N_SPECIAL = 4, N_FAMILIES = 6 };
 
 static int open_bytes(struct vl_tokenizer **ret, const void *p, size_t n)
 {
@@ -25,9 +25,11 @@ static int open_bytes(struct vl_tokenizer **ret, const void *p, size_t n)
 }
 
 /* All bytes, some words to merge, some special tokens. */
-static struct vl_tokenizer *sound_vocabulary(void)
+static struct vl_tokenizer *sound_vocabulary(unsigned family)
 {
-    static struct vl_tokenizer *t;
+    static struct vl_tokenizer *opened[N_FAMILIES];
+    static const char *const pre[N_FAMILIES] = {"smollm", "gpt-2", "qwen2", "qwen35", "llama-bpe", "default"};
+    struct vl_tokenizer *t = opened[family];
     static char text[256 + N_WORDS + N_SPECIAL][24];
     static const char *const word[N_WORDS] = {
         "th", "the",  "\xC4\xA0\xC4\xA0", "\xC4\xA0\xC4\xA0\xC4\xA0\xC4\xA0",
@@ -58,7 +60,7 @@ static struct vl_tokenizer *sound_vocabulary(void)
     size_t size;
     gguf_init(&g);
     gguf_str(&g, "tokenizer.ggml.model", "gpt2");
-    gguf_str(&g, "tokenizer.ggml.pre", "smollm");
+    gguf_str(&g, "tokenizer.ggml.pre", pre[family]);
     gguf_strs(&g, "tokenizer.ggml.tokens", at, n);
     gguf_i32s(&g, "tokenizer.ggml.token_type", type, n);
     gguf_strs(&g, "tokenizer.ggml.merges", merge, N_WORDS);
@@ -66,6 +68,7 @@ static struct vl_tokenizer *sound_vocabulary(void)
     gguf_done(&g);
     FUZZ_CHECK(open_bytes(&t, p, size) == 0);
     free(p);
+    opened[family] = t;
     return t;
 }
 
@@ -115,7 +118,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (size == 0 || size > MAX_TEXT)
         return 0;
     if (data[0] != 'G') {
-        check_text(sound_vocabulary(), data, size, true);
+        check_text(sound_vocabulary(data[0] % N_FAMILIES), data, size, true);
         return 0;
     }
     vl_auto(vl_tokenizer) t = NULL;

@@ -124,6 +124,9 @@ int main(int argc, char **argv)
         {"tokenizer/words", "the the  aaaa don't DON'T a1b22"},
         {"tokenizer/specials", "<image>\1<image>x\2<end>\1<im\1age><e\1\xC3\xA9\xC3\xA9"},
         {"tokenizer/spaces", "a  1\n\n  y \t b\xC2\xA0\xE3\x80\x80\xC2\x85 \xE1\xA0\x8E"},
+        {"tokenizer/whole", "d the aaaa IT'S 1234567 x!?\r\n \r\n\1<end>\2 the"},
+        {"tokenizer/default", "e$ the <=> 12345 ((a)) it's... \xD9\xA1\xD9\xA2"},
+        {"tokenizer/digits", "`a1b22 the 7're \xC2\xBD"},
         {"tokenizer/broken", "\xFF\xC3\xE2\x82\xF0\x9F\x98\xED\xA0\x80\xC0\xAF\xE4\xBD"},
     };
     if (argc != 2)

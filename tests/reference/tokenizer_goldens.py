@@ -136,4 +136,5 @@ def main():
     print(len(vocab), "tokens,", len(merges), "merges")
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -50,6 +50,12 @@ bool vl_tokenizer_is_end(const struct vl_tokenizer *t, int32_t id)
     return id == END;
 }
 
+const char *vl_tokenizer_doubt(const struct vl_tokenizer *t)
+{
+    (void)t;
+    return NULL;
+}
+
 int vl_detok_push(const struct vl_tokenizer *t, struct vl_detok *d, int32_t id, char ret[VL_DETOK_MAX],
                   size_t *ret_len)
 {

@@ -247,11 +247,7 @@ static void other_model(struct vocab *v)
 }
 static void other_splitter(struct vocab *v)
 {
-    v->pre = "qwen2";
-}
-static void no_splitter(struct vocab *v)
-{
-    v->pre = NULL;
+    v->pre = "tekken";
 }
 static void no_tokens(struct vocab *v)
 {
@@ -309,8 +305,7 @@ static const struct {
 } hostile[] = {
     {"a good one", change_nothing, 0, ""},
     {"other model", other_model, -ENOTSUP, "tokenizer 'llama' is not supported"},
-    {"other splitter", other_splitter, -ENOTSUP, "splitter 'qwen2'"},
-    {"no splitter", no_splitter, -EINVAL, "'tokenizer.ggml.pre' is missing"},
+    {"other splitter", other_splitter, -ENOTSUP, "v.gguf: splitter 'tekken'"},
     {"no tokens", no_tokens, -EINVAL, "has 0 tokens"},
     {"type 7", bad_type, -EINVAL, "has type 7, must be 1 to 6"},
     {"byte token <0x-1>", bad_byte, -EINVAL, "byte token 256 is '<0x-1>'"},
@@ -592,6 +587,71 @@ static void test_odd_vocabulary(void **state)
     assert_true(len == 1 && s[0] == '\n');
 }
 
+/* One family: the ids of "abc de" with a token "abc" to which no merges lead, and what is said of bos. */
+static void check_family(const char *pre, const int *add_bos, int bos, uint32_t n_ids, bool want_bos)
+{
+    vl_autofree struct vocab *v = new_vocab();
+    vl_auto(vl_tokenizer) t = NULL;
+    struct vl_error err = {0};
+    struct gguf_writer g;
+    v->pre = pre;
+    add_token(v, "abc", 1);
+    add_token(v, SP "de", 3); /* special: no text that a user types */
+    write_vocab(v, &g);
+    if (bos >= 0)
+        gguf_u32(&g, "tokenizer.ggml.bos_token_id", (uint32_t)bos);
+    if (add_bos)
+        gguf_bool(&g, "tokenizer.ggml.add_bos_token", *add_bos);
+    if (open_written(&t, &g, &err) < 0)
+        fail_msg("%s", err.msg);
+    int32_t id[8];
+    uint32_t n = 0;
+    assert_int_equal(vl_tokenizer_encode(t, "abc de", 6, false, id, 8, &n), 0);
+    assert_int_equal(n, n_ids);
+    assert_int_equal(id[0] == 256, n_ids == 4);
+    assert_int_equal(vl_tokenizer_add_bos(t), want_bos);
+    assert_int_equal(vl_tokenizer_doubt(t) != NULL, pre == NULL);
+}
+
+static void test_families(void **state)
+{
+    (void)state;
+    static const int yes = 1, no = 0;
+    check_family("smollm", NULL, 5, 6, false);
+    check_family("smollm", &yes, 5, 6, true);
+    check_family("qwen2", NULL, 5, 6, false);
+    check_family("llama-bpe", NULL, 5, 4, true); /* "abc" whole, then " ", "d", "e" */
+    check_family("llama-bpe", &no, 5, 4, false);
+    check_family("llama-bpe", NULL, -1, 4, false);
+    check_family("default", NULL, 5, 6, false);
+    check_family(NULL, NULL, 5, 6, false);
+}
+
+/* A piece and a token at the limit of a token's length, and one beyond. */
+static void test_longest_whole(void **state)
+{
+    (void)state;
+    static char text[VL_PIECE_MAX + 2];
+    vl_autofree struct vocab *v = new_vocab();
+    vl_auto(vl_tokenizer) t = NULL;
+    struct vl_error err = {0};
+    struct gguf_writer g;
+    memset(text, 'a', VL_PIECE_MAX);
+    v->pre = "llama-bpe";
+    v->at[v->n] = text;
+    v->type[v->n++] = 1;
+    write_vocab(v, &g);
+    if (open_written(&t, &g, &err) < 0)
+        fail_msg("%s", err.msg);
+    static int32_t id[VL_PIECE_MAX + 1];
+    uint32_t n = 0;
+    assert_int_equal(vl_tokenizer_encode(t, text, VL_PIECE_MAX, false, id, VL_PIECE_MAX + 1, &n), 0);
+    assert_true(n == 1 && id[0] == 256);
+    text[VL_PIECE_MAX] = 'a';
+    assert_int_equal(vl_tokenizer_encode(t, text, VL_PIECE_MAX + 1, false, id, VL_PIECE_MAX + 1, &n), 0);
+    assert_int_equal(n, VL_PIECE_MAX + 1);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -600,6 +660,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_special),      cmocka_unit_test(test_limits),
         cmocka_unit_test(test_hostile_text), cmocka_unit_test(test_random_text),
         cmocka_unit_test(test_detok),        cmocka_unit_test(test_odd_vocabulary),
+        cmocka_unit_test(test_families),     cmocka_unit_test(test_longest_whole),
     };
     golden = argc > 1 ? argv[1] : "tests/golden/tokenizer";
     return cmocka_run_group_tests(tests, NULL, NULL);
