@@ -16,7 +16,8 @@
 #include <unistd.h>
 
 static const struct vl_verb *const verbs[] = {
-    &vl_verb_status, &vl_verb_stream, &vl_verb_watch, &vl_verb_captions, &vl_verb_ask, &vl_verb_model,
+    &vl_verb_status, &vl_verb_stream, &vl_verb_watch, &vl_verb_captions,
+    &vl_verb_ask,    &vl_verb_model,  &vl_verb_run,
 };
 enum { N_VERBS = sizeof(verbs) / sizeof(verbs[0]) };
 

@@ -10,18 +10,19 @@
 #include "daemon/config.h"
 #include "daemon/log_sink.h"
 #include "daemon/manager.h"
+#include "daemon/process.h"
 #include "daemon/service.h"
+#include "daemon/subcommand.h"
 
 #include <getopt.h>
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/resource.h>
-#include <sys/time.h>
 #include <systemd/sd-bus.h>
 #include <systemd/sd-event.h>
 
-enum { EXIT_USAGE = 64, EXIT_CONFIG = 78, TAIL_USEC = 800000, MAX_FDS = 4096 };
+enum { EXIT_USAGE = 64, EXIT_CONFIG = 78 };
+
+static const struct vl_subcommand *const commands[] = {&vl_subcommand_run, NULL};
 
 struct args {
     struct vl_config_from from;
@@ -41,7 +42,15 @@ static const char help[] =
     "  --ingest=PROGRAM     the vlmd-ingest to run\n"
     "  --check-config       read the configuration strictly, say what is wrong with it, and end\n"
     "  --debug              log more\n"
-    "  --version, --help\n";
+    "  --version, --help\n"
+    "\nWithout a daemon (vlmd COMMAND --help says more):\n\n";
+
+static void print_help(void)
+{
+    (void)fputs(help, stdout);
+    for (const struct vl_subcommand *const *c = commands; *c; c++)
+        (void)printf("  vlmd %-15s %s\n", (*c)->name, (*c)->help);
+}
 
 /* 0: go on; else exit with *ret_code. */
 static int parse_args(int argc, char **argv, struct args *ret, int *ret_code)
@@ -92,14 +101,14 @@ static int parse_args(int argc, char **argv, struct args *ret, int *ret_code)
             (void)puts("vlmd " VLMD_VERSION);
             return 1;
         case HELP:
-            (void)fputs(help, stdout);
+            print_help();
             return 1;
         default:
             *ret_code = EXIT_USAGE;
             return 1;
         }
     if (optind < argc) {
-        (void)fprintf(stderr, "vlmd: unexpected argument '%s'; see --help\n", argv[optind]);
+        (void)fprintf(stderr, "vlmd: unexpected argument '%s'; see vlmd --help\n", argv[optind]);
         *ret_code = EXIT_USAGE;
         return 1;
     }
@@ -136,29 +145,6 @@ static int on_disconnected(sd_bus_message *m, void *user, sd_bus_error *e)
     return 0;
 }
 
-/* A load under way cannot be interrupted, and a quantum takes its time: handing memory back in order is worth
- * a moment, not more. */
-static volatile sig_atomic_t tail_code;
-
-static void on_tail_alarm(int sig)
-{
-    (void)sig;
-    _exit(tail_code);
-}
-
-static void limit_tail(int code)
-{
-    struct sigaction dead = {.sa_handler = on_tail_alarm};
-    tail_code = code;
-    struct itimerval after = {.it_value = {.tv_usec = TAIL_USEC}};
-    sigset_t alarm_set;
-    (void)sigemptyset(&alarm_set);
-    (void)sigaddset(&alarm_set, SIGALRM);
-    (void)sigprocmask(SIG_UNBLOCK, &alarm_set, NULL);
-    (void)sigaction(SIGALRM, &dead, NULL);
-    (void)setitimer(ITIMER_REAL, &after, NULL);
-}
-
 static int run_loop(sd_event *event, sd_bus *bus, struct vl_manager *m)
 {
     vl_auto(vl_service) service = NULL;
@@ -183,7 +169,7 @@ static int run_loop(sd_event *event, sd_bus *bus, struct vl_manager *m)
         return EXIT_CONFIG;
     }
     r = sd_event_loop(event) < 0 ? 1 : 0;
-    limit_tail(r);
+    vl_process_limit_end(r);
     vl_manager_cancel_all(m); /* what did not finish in time hears of it */
     (void)sd_bus_flush(bus);  /* a bus that is gone has nothing to flush */
     return r;
@@ -212,33 +198,19 @@ static int run(const struct args *a, const struct vl_config *config)
     return code;
 }
 
-/* All that clients can make us hold has a cap (limits.c); together the caps come to less than this, which is
- * more than the usual soft limit. Children lower it again for themselves. */
-static void raise_fd_limit(void)
-{
-    struct rlimit l;
-    if (getrlimit(RLIMIT_NOFILE, &l) < 0 || l.rlim_cur >= MAX_FDS)
-        return;
-    l.rlim_cur = l.rlim_max < MAX_FDS ? l.rlim_max : MAX_FDS;
-    (void)setrlimit(RLIMIT_NOFILE, &l); /* with fewer, requests are refused by name */
-}
-
 int main(int argc, char **argv)
 {
     vl_auto(vl_config) config = NULL;
     struct args a = {0};
     struct vl_error err = {0};
-    sigset_t set;
     int code;
+    for (const struct vl_subcommand *const *c = commands; argc > 1 && *c; c++)
+        if (!strcmp((*c)->name, argv[1]))
+            return (*c)->run(argc - 1, argv + 1);
     if (parse_args(argc, argv, &a, &code))
         return code;
     vl_log_sink_set(VL_LOG_TARGET_AUTO);
-    (void)signal(SIGPIPE, SIG_IGN);
-    raise_fd_limit();
-    (void)sigemptyset(&set);
-    (void)sigaddset(&set, SIGTERM);
-    (void)sigaddset(&set, SIGINT);
-    if (sigprocmask(SIG_BLOCK, &set, NULL) < 0 || vl_bus_error_register() < 0)
+    if (vl_process_begin() < 0 || vl_bus_error_register() < 0)
         return 1;
     if (vl_config_load(&config, &a.from, &err) < 0) {
         vl_log(VL_LOG_ERR, "config", "%s", err.msg);

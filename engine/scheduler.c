@@ -360,7 +360,6 @@ static void load(struct vl_engine *e)
         e->failed = err;
         ev.error = err;
         vl_machine_close(&e->machine);
-        vl_log(VL_LOG_ERR, "engine", "the model cannot be used: %s", err.msg);
     }
     atomic_store(&e->ready, r == 0);
     vl_outbox_put_event(&e->own, &ev);

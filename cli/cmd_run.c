@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: MIT */
+/* Copyright vlmd contributors */
+/* vlmctl run: without a daemon, so `vlmd run` does it. */
+#include "cli/exec.h"
+
+static int run(struct vl_ctl *c, int argc, char **argv)
+{
+    return vl_ctl_exec_vlmd(c, "run", argc, argv);
+}
+
+const struct vl_verb vl_verb_run = {
+    .name = "run",
+    .usage = "  vlmctl run [FILE... | test:URI | -] [--ask \"QUESTION\"]... [--model F --mmproj F] [...]\n",
+    .help =
+        "Looks at a video, at pictures or at nothing and answers, without a daemon; vlmctl run --help says "
+        "more.",
+    .run = run,
+};

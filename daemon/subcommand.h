@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: MIT */
+/* Copyright vlmd contributors */
+#ifndef VL_DAEMON_SUBCOMMAND_H
+#define VL_DAEMON_SUBCOMMAND_H
+
+/* What the vlmd program does in place of being a daemon: `vlmd run ...` and its like. argv[0] is the word,
+ * the rest its options; each has its own --help. Returns the exit code. */
+struct vl_subcommand {
+    const char *name, *help; /* help: one line */
+    int (*run)(int argc, char **argv);
+};
+extern const struct vl_subcommand vl_subcommand_run;
+
+/* Exit codes of all of them: people and scripts call them, not systemd. */
+enum {
+    VL_EXIT_OK = 0,
+    VL_EXIT_FAILED = 1, /* the reason is on stderr */
+    VL_EXIT_USAGE = 2,
+    VL_EXIT_CONFIG = 78,      /* the configuration is wrong */
+    VL_EXIT_INTERRUPTED = 130 /* by Ctrl-C; 143 by SIGTERM */
+};
+#endif

@@ -1,0 +1,221 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+# Copyright vlmd contributors
+"""vlmd run, as typed: captions, questions, records, exit codes, and what it says of what it cannot use."""
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+import unittest
+
+ROOT = pathlib.Path(os.environ["VLMD_SOURCE_ROOT"])
+VLMD, VLMCTL = os.environ["VLMD"], os.environ["VLMCTL"]
+HAVE_FILES = os.environ.get("VLMD_HAVE_FILES") == "1"
+GOLDEN = ROOT / "tests/golden/smolvlm"
+TINY = ["--model", str(GOLDEN / "odd-f32-text.gguf"), "--mmproj", str(GOLDEN / "odd-f32-mmproj.gguf")]
+WORLD = ["--model", str(ROOT / "data/vlmd-world-text.gguf"), "--mmproj", str(ROOT / "data/vlmd-world-mmproj.gguf")]
+FAST = "test:?size=64x64"
+
+
+class Case(unittest.TestCase):
+    def setUp(self):
+        self.dir = pathlib.Path(tempfile.mkdtemp(prefix="vlmd-test-"))
+        self.addCleanup(shutil.rmtree, self.dir, ignore_errors=True)
+        self.env = {**os.environ, "XDG_CONFIG_HOME": str(self.dir)}
+        self.env.pop("VLMD_CONFIG", None)
+
+    def run_vlmd(self, *args, rc=0, program=VLMD, stdin=subprocess.DEVNULL, word="run", timeout=120):
+        """→ stdout, stderr; bytes that are no UTF-8 would be a defect of their own."""
+        p = subprocess.run([program, word, *args], stdin=stdin, capture_output=True, timeout=timeout, env=self.env)
+        out, err = p.stdout.decode(), p.stderr.decode()
+        self.assertEqual(p.returncode, rc, f"{args}\n{out}\n{err}")
+        self.assertNotIn("Sanitizer", err)
+        self.assertNotIn("runtime error", err)
+        return out, err
+
+    def records(self, *args, **kw):
+        out, err = self.run_vlmd("--json", *args, **kw)
+        return [json.loads(line) for line in out.splitlines()], err
+
+    def file(self, name, data):
+        path = self.dir / name
+        path.write_bytes(data)
+        return str(path)
+
+
+def of_type(records, kind):
+    return [r for r in records if r["type"] == kind]
+
+
+class Video(Case):
+    def test_captions_and_an_answer(self):
+        out, err = self.run_vlmd(FAST + "&seconds=4", *TINY, "--ask", "What is there?", "--max-tokens", "8")
+        lines = out.split("\n")
+        asked = lines.index("> What is there?")
+        self.assertGreater(asked, 0)
+        for line in lines[:asked]:
+            self.assertRegex(line, r"^00:00:0[0-3]  \S")
+        self.assertEqual(err, "")
+
+    @unittest.skipUnless(HAVE_FILES, "a build without GStreamer reads no files")
+    def test_the_sample_clip_with_the_built_in_model(self):
+        out, _ = self.run_vlmd(str(ROOT / "data/sample.webm"), *WORLD, "--every", "2s",
+                               "--at", "8s", "--ask", "How many shapes are there?", "--ask", "What happened last?")
+        self.assertRegex(out, r"(?m)^00:00:\d\d  .*\.$")
+        self.assertRegex(out, r"(?m)^> How many shapes are there\?\n\w+\.$")
+        before, after = out.split("> How many shapes are there?")
+        self.assertTrue(all(int(t) <= 8 for t in re.findall(r"(?m)^00:00:(\d\d)  ", before)), before)
+        self.assertTrue(all(int(t) > 8 for t in re.findall(r"(?m)^00:00:(\d\d)  ", after)), after)
+
+    def test_records(self):
+        got, _ = self.records(FAST + "&seconds=4", *TINY, "--every", "500ms", "--ask", "What?", "--max-tokens", "8")
+        self.assertEqual([r["type"] for r in got][-2:], ["answer", "end"])
+        model = of_type(got, "model")[0]
+        self.assertEqual(model["architecture"], "smolvlm")
+        captions = of_type(got, "caption")
+        self.assertEqual([c["id"] for c in captions], list(range(1, len(captions) + 1)))
+        self.assertTrue(all(c["pts"] % 500000 == 0 and c["pts_end"] > c["pts"] and c["text"] for c in captions))
+        answer = of_type(got, "answer")[0]
+        self.assertEqual((answer["question"], answer["status"], answer["pts"]), ("What?", "ok", 3500000))
+        self.assertLessEqual(answer["output_tokens"], 8)
+        self.assertGreater(answer["prompt_tokens"], 0)
+        self.assertGreaterEqual(answer["total_usec"], answer["first_token_usec"])
+        self.assertEqual(got[-1], {"type": "end", "status": "ok", "frames": 8, "skipped": 0})
+
+    def test_a_question_for_a_moment_is_about_what_came_before(self):
+        short, _ = self.records(FAST + "&seconds=4", *TINY, "--ask", "What?", "--max-tokens", "12")
+        long, _ = self.records(FAST + "&seconds=9", *TINY, "--at", "3s", "--ask", "What?", "--max-tokens", "12")
+        a, b = of_type(short, "answer")[0], of_type(long, "answer")[0]
+        self.assertEqual((a["text"], a["pts"]), (b["text"], b["pts"]))
+        self.assertEqual(long[-1]["frames"], 9)
+        order = [r for r in long if r["type"] in ("caption", "answer")]
+        at = order.index(b)
+        self.assertTrue(all(r["pts"] <= 3000000 for r in order[:at]) and all(r["pts"] > 3000000 for r in order[at + 1:]))
+
+    def test_questions_for_moments_in_the_order_of_time(self):
+        got, _ = self.records(FAST + "&seconds=5", *TINY, "--captions", "none", "--max-tokens", "4", "--ask", "end",
+                              "--at", "3s", "--ask", "three", "--at", "1s", "--ask", "one", "--at", "1s", "--ask", "one more",
+                              "--at", "1h", "--ask", "late")
+        self.assertEqual([(a["question"], a["pts"]) for a in of_type(got, "answer")],
+                         [("one", 1000000), ("one more", 1000000), ("three", 3000000), ("late", 4000000), ("end", 4000000)])
+        self.assertEqual(of_type(got, "caption"), [])
+
+    def test_formats_of_captions(self):
+        vtt, _ = self.run_vlmd(FAST + "&seconds=3", *TINY, "--captions", "vtt")
+        self.assertTrue(vtt.startswith("WEBVTT\n\n1\n00:00:0"), vtt)
+        srt, _ = self.run_vlmd(FAST + "&seconds=3", *TINY, "--captions", "srt")
+        self.assertRegex(srt, r"^1\n00:00:0\d,000 --> ")
+        text, _ = self.run_vlmd(FAST + "&seconds=3", *TINY, "--captions", "text")
+        self.assertNotIn("00:00:0", text)
+        self.run_vlmd(FAST + "&seconds=3", *TINY, "--captions", "vtt", "--ask", "x", rc=2)
+        _, err = self.run_vlmd(FAST, *TINY, "--captions", "wtt", rc=2)
+        self.assertIn("vtt", err)
+
+    def test_at_its_own_pace(self):
+        t0 = time.monotonic()
+        got, _ = self.records(FAST + "&seconds=3", *TINY, "--realtime", "--at", "1s", "--ask", "What?", "--max-tokens", "4")
+        self.assertGreater(time.monotonic() - t0, 1.9)
+        self.assertEqual(len(of_type(got, "answer")), 1)
+        self.assertEqual(got[-1]["status"], "ok")
+
+    def test_a_source_that_breaks_off_is_still_asked_about(self):
+        got, err = self.records(FAST + "&seconds=60&fault=crash@3", *TINY, "--ask", "What?", "--max-tokens", "4", rc=1)
+        self.assertEqual(len(of_type(got, "answer")), 1)
+        self.assertEqual(got[-1]["status"], "failed")
+        self.assertIn("killed", got[-1]["message"])
+        self.assertIn("killed", err)
+
+    def test_ctrl_c(self):
+        for extra, sig, rc in ((["--json"], signal.SIGINT, 130), ([], signal.SIGTERM, 143)):
+            p = subprocess.Popen([VLMD, "run", FAST, *TINY, *extra], stdout=subprocess.PIPE, env=self.env)
+            self.addCleanup(p.stdout.close)
+            for _ in range(3):
+                self.assertTrue(p.stdout.readline())
+            kids = pathlib.Path(f"/proc/{p.pid}/task/{p.pid}/children").read_text().split()
+            self.assertEqual(len(kids), 1)
+            p.send_signal(sig)
+            rest = p.stdout.read().decode()
+            self.assertEqual(p.wait(10), rc)
+            self.assertFalse(pathlib.Path(f"/proc/{kids[0]}/exe").exists())
+            if extra:
+                self.assertEqual(json.loads(rest.splitlines()[-1])["status"], "interrupted")
+
+    def test_a_reader_who_leaves_ends_it(self):
+        p = subprocess.Popen([VLMD, "run", FAST, *TINY], stdout=subprocess.PIPE, env=self.env)
+        p.stdout.readline()
+        p.stdout.close()
+        self.assertEqual(p.wait(20), 1)
+
+
+class Wrong(Case):
+    """Each of the usual stumbles says what to do."""
+
+    def says(self, rc, pattern, *args, **kw):
+        out, err = self.run_vlmd(*args, rc=rc, **kw)
+        self.assertRegex(err, pattern)
+        self.assertEqual(len(err.splitlines()), 1, err)
+        self.assertEqual(out, "")
+
+    def test_usage(self):
+        for pattern, args in (
+            ("name a file, or --ask", []),
+            ("--sed", ["--sed=3"]),
+            ("not a time", [FAST, "--every", "fast"]),
+            ("its range", [FAST, "--every", "1ms"]),
+            ("whole number", [FAST, "--max-tokens", "-3"]),
+            ("4G", [FAST, "--memory", "lots"]),
+            ("0 to 10", [FAST, "--temperature", "warm"]),
+            ("none or change", [FAST, "--gate", "open"]),
+            ("before its --ask", [FAST, "--at", "3s"]),
+            ("needs a video", ["--at", "3s", "--ask", "x"]),
+            ("one video at a time", [FAST, FAST]),
+            ("--ask", [FAST, "--captions", "none"]),
+            ("--mmproj needs --model", [FAST, "--mmproj", "x"]),
+            ("1 to", [FAST, "--ask", ""]),
+        ):
+            self.says(2, pattern, *args)
+
+    def test_sources(self):
+        self.says(1, "No such file", "nowhere.mp4", *TINY)
+        self.says(1, "folder", str(self.dir), *TINY)
+        self.says(1, "device", "/dev/null", *TINY)
+        self.says(1, "network", "rtsp://cam.lan/1", *TINY)
+        self.says(1, "empty", self.file("e.mp4", b""), *TINY)
+        self.says(1, "is a model", TINY[1], *TINY)
+        self.says(1, "did you mean 'seed'", "test:?sed=3", *TINY)
+        if os.getuid() != 0:
+            os.chmod(path := self.file("secret.mp4", b"x"), 0)
+            self.says(1, "permission", path, *TINY)
+
+    def test_models(self):
+        self.says(1, "No such file", FAST, "--model", "/nowhere.gguf", "--mmproj", "/nowhere.gguf")
+        self.says(1, "swapped", FAST, "--model", TINY[3], "--mmproj", TINY[1])
+        self.says(1, "--mmproj", FAST, "--model", TINY[1])
+
+    def test_no_ingest(self):
+        self.says(1, "--ingest", FAST, *TINY, "--ingest", "/nowhere")
+
+    def test_configuration(self):
+        (self.dir / "vlmd").mkdir()
+        (self.dir / "vlmd/vlmd.conf").write_text("[Manager]\nWorkers=many\n")
+        self.says(78, r"vlmd\.conf:2: Workers=", FAST, *TINY)
+
+
+class Vlmctl(Case):
+    def test_it_becomes_vlmd(self):
+        out, _ = self.run_vlmd("--json", FAST + "&seconds=1", *TINY, program=VLMCTL)
+        self.assertEqual(json.loads(out.splitlines()[-1])["status"], "ok")
+        out, _ = self.run_vlmd("--help", program=VLMCTL)
+        self.assertIn("vlmd run", out)
+        self.env["VLMD"] = "/nowhere/vlmd"
+        _, err = self.run_vlmd("x", program=VLMCTL, rc=1)
+        self.assertIn("$VLMD", err)
+
+
+if __name__ == "__main__":
+    unittest.main()
