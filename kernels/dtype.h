@@ -23,6 +23,8 @@ enum vl_layout {
     VL_LAYOUT_COUNT
 };
 
+struct vl_block;
+
 /* One row per stored format. max_nmse is the format's own promise: the conformance test reads it. */
 struct vl_dtype_info {
     const char *name;
@@ -32,6 +34,7 @@ struct vl_dtype_info {
     double max_nmse;         /* mean squared error over mean square, one round trip */
     void (*pack_row)(void *dst, const float *src, size_t n); /* NULL: read only */
     void (*unpack_row)(float *dst, const void *src, size_t n);
+    void (*split)(struct vl_block *ret, const void *block); /* quant/quant.h; NULL: no blocks */
 };
 /* t < VL_DTYPE_COUNT; static memory. */
 const struct vl_dtype_info *vl_dtype_info(enum vl_dtype t);

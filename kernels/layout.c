@@ -53,32 +53,49 @@ static void pack_elements(char *dst, const char *const *row, size_t n, size_t k,
         }
 }
 
-static void pack_q8_0(char *dst, const char *const *row, size_t n, size_t k)
+static void pack_i8(char *dst, const char *const *row, size_t n, size_t k, const struct vl_dtype_info *f)
 {
+    struct vl_block b;
     memset(dst, 0, vl_layout_panel_bytes(VL_LAYOUT_I8_BLOCK, k));
-    for (size_t b = 0; b < k / VL_I8_LEN; b++, dst += VL_I8_BYTES)
+    for (size_t at = 0; at < k / VL_I8_LEN; at++, dst += VL_I8_BYTES)
         for (size_t j = 0; j < n; j++) {
-            const char *block = row[j] + b * VL_Q8_0_BYTES;
-            memcpy(dst + 2 * j, block, 2);
+            f->split(&b, row[j] + at * f->block_bytes);
+            memcpy(dst + 2 * j, &b.d, 2);
             for (size_t i = 0; i < VL_I8_LEN; i++)
-                dst[2 * VL_PANEL + i * VL_PANEL + j] = block[2 + i];
+                dst[2 * VL_PANEL + i * VL_PANEL + j] = (char)b.q[i];
+        }
+}
+
+/* Formats without a layout of their own. */
+static void pack_f32(char *dst, const char *const *row, size_t n, size_t k, const struct vl_dtype_info *f)
+{
+    float v[VL_BLOCK_MAX_LEN];
+    memset(dst, 0, vl_layout_panel_bytes(VL_LAYOUT_F32, k));
+    for (size_t at = 0; at < k / f->block_len; at++)
+        for (size_t j = 0; j < n; j++) {
+            f->unpack_row(v, row[j] + at * f->block_bytes, f->block_len);
+            for (size_t i = 0; i < f->block_len; i++)
+                memcpy(dst + ((at * f->block_len + i) * VL_PANEL + j) * sizeof(*v), v + i, sizeof(*v));
         }
 }
 
 void vl_layout_pack(void *dst, const struct vl_tensor *stored, size_t first, size_t last)
 {
-    enum vl_layout layout = vl_dtype_info(stored->dtype)->packs_to;
-    size_t k = stored->dim[1], bytes = vl_layout_panel_bytes(layout, k);
+    const struct vl_dtype_info *f = vl_dtype_info(stored->dtype);
+    size_t k = stored->dim[1], bytes = vl_layout_panel_bytes(f->packs_to, k);
     for (size_t p = first; p < last; p++) {
         const char *row[VL_PANEL];
+        char *panel = (char *)dst + p * bytes;
         size_t n = stored->dim[0] - p * VL_PANEL;
         n = n < VL_PANEL ? n : VL_PANEL;
         for (size_t j = 0; j < n; j++)
             row[j] = (const char *)stored->data + (p * VL_PANEL + j) * stored->stride[0];
-        if (layout == VL_LAYOUT_I8_BLOCK)
-            pack_q8_0((char *)dst + p * bytes, row, n, k);
+        if (f->packs_to == VL_LAYOUT_I8_BLOCK)
+            pack_i8(panel, row, n, k, f);
+        else if (f->split)
+            pack_f32(panel, row, n, k, f);
         else
-            pack_elements((char *)dst + p * bytes, row, n, k, element_bytes(layout));
+            pack_elements(panel, row, n, k, element_bytes(f->packs_to));
     }
 }
 

@@ -332,24 +332,37 @@ static int read_alignment(struct cursor *c, const struct vl_gguf *g, uint32_t *r
     return 0;
 }
 
-/* Names of what exists elsewhere, so that "not supported" can be told from "corrupt". */
+/* ggml's names of all ids, so that "not supported" can be told from "corrupt". */
+static const char *const format_name[] = {
+    "F32",   "F16",    "Q4_0",  "Q4_1", NULL,   NULL,      "Q5_0",   "Q5_1",    "Q8_0",  "Q8_1",   "Q2_K",
+    "Q3_K",  "Q4_K",   "Q5_K",  "Q6_K", "Q8_K", "IQ2_XXS", "IQ2_XS", "IQ3_XXS", "IQ1_S", "IQ4_NL", "IQ3_S",
+    "IQ2_S", "IQ4_XS", "I8",    "I16",  "I32",  "I64",     "F64",    "IQ1_M",   "BF16",  NULL,     NULL,
+    NULL,    "TQ1_0",  "TQ2_0", NULL,   NULL,   NULL,      "MXFP4",  "NVFP4",   "Q1_0",  "Q2_0"};
+enum { N_FORMAT_NAMES = sizeof(format_name) / sizeof(*format_name) };
+
+/* The formats that weights may have, in words. */
+static void list_formats(char *out, size_t size)
+{
+    size_t n = 0;
+    out[0] = '\0';
+    for (int t = 0; t < VL_DTYPE_COUNT && n < size; t++) {
+        const struct vl_dtype_info *f = vl_dtype_info((enum vl_dtype)t);
+        if (f->packs_to != VL_LAYOUT_ROWS && f->gguf_id < N_FORMAT_NAMES)
+            n += (size_t)snprintf(out + n, size - n, "%s%s", n ? " " : "", format_name[f->gguf_id]);
+    }
+}
+
 static int refuse_type(struct cursor *c, uint32_t id)
 {
-    static const char *const known[] = {
-        "F32",     "F16",   "Q4_0",   "Q4_1",  NULL,    NULL,     "Q5_0", "Q5_1",    "Q8_0",
-        "Q8_1",    "Q2_K",  "Q3_K",   "Q4_K",  "Q5_K",  "Q6_K",   "Q8_K", "IQ2_XXS", "IQ2_XS",
-        "IQ3_XXS", "IQ1_S", "IQ4_NL", "IQ3_S", "IQ2_S", "IQ4_XS", "I8",   "I16",     "I32",
-        "I64",     "F64",   "IQ1_M",  "BF16",  NULL,    NULL,     NULL,   "TQ1_0",   "TQ2_0",
-        NULL,      NULL,    NULL,     "MXFP4", "NVFP4", "Q1_0",   "Q2_0"};
+    char known[112];
     size_t at = c->pos - 4;
-    if (id < sizeof(known) / sizeof(*known) && known[id])
-        return fail(c, -ENOTSUP, at,
-                    "format %s is not supported by this build; take a Q8_0, F16 or BF16 file", known[id]);
-    if (id < sizeof(known) / sizeof(*known))
+    list_formats(known, sizeof(known));
+    if (id < N_FORMAT_NAMES && format_name[id])
+        return fail(c, -ENOTSUP, at, "format %s is not supported; supported: %s", format_name[id], known);
+    if (id < N_FORMAT_NAMES)
         return fail(c, -ENOTSUP, at, "format id %u was withdrawn from GGUF; convert the model again", id);
     if (id >= 133 && id < 512)
-        return fail(c, -ENOTSUP, at, "format id %u is private to ik_llama.cpp; take a Q8_0, F16 or BF16 file",
-                    id);
+        return fail(c, -ENOTSUP, at, "format id %u is private to ik_llama.cpp; supported: %s", id, known);
     return fail(c, -EBADMSG, at, "format id %u does not exist", id);
 }
 

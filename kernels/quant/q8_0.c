@@ -26,6 +26,14 @@ void vl_q8_0_pack(void *dst, const float *src, size_t n)
         pack_block(out, src + i);
 }
 
+void vl_q8_0_split(struct vl_block *ret, const void *block)
+{
+    const uint8_t *in = block;
+    vl_block_init(ret, VL_Q8_0_LEN, vl_block_get16(in), VL_F16_MINUS_ZERO);
+    memcpy(ret->q, in + 2, VL_Q8_0_LEN);
+}
+
+/* Pages of a cache are read with this: without the way over a block taken apart. */
 void vl_q8_0_unpack(float *dst, const void *src, size_t n)
 {
     const uint8_t *in = src;

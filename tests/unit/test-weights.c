@@ -349,9 +349,17 @@ static void type_max(struct gguf_writer *w)
 {
     gguf_tensor_raw(w, "t", 1, &ne8, UINT32_MAX, 0, 32);
 }
-static void type_q4_k(struct gguf_writer *w)
+static void type_q2_k(struct gguf_writer *w)
 {
-    gguf_tensor_raw(w, "t", 1, (const uint64_t[]){256}, 12, 0, 144);
+    gguf_tensor_raw(w, "t", 1, (const uint64_t[]){256}, 10, 0, 84);
+}
+static void type_iq3_xxs(struct gguf_writer *w)
+{
+    gguf_tensor_raw(w, "t", 1, (const uint64_t[]){256}, 18, 0, 98);
+}
+static void block_odd_k(struct gguf_writer *w)
+{
+    gguf_tensor_raw(w, "t", 1, (const uint64_t[]){576}, 12, 0, 324);
 }
 static void type_gone(struct gguf_writer *w)
 {
@@ -491,10 +499,14 @@ static const struct {
     {"name of 64 bytes", name_64, -EBADMSG, "name is 64 bytes long"},
     {"format 99", type_255, -EBADMSG, "format id 99 does not exist"},
     {"format 2^32 - 1", type_max, -EBADMSG, "format id 4294967295 does not exist"},
-    {"format Q4_K", type_q4_k, -ENOTSUP, "tensor 't': format Q4_K is not supported by this build"},
+    {"format Q2_K", type_q2_k, -ENOTSUP,
+     "tensor 't': format Q2_K is not supported; supported: F32 F16 BF16 Q8_0 Q4_0"},
+    {"format IQ3_XXS", type_iq3_xxs, -ENOTSUP, "format IQ3_XXS is not supported; supported: F32"},
     {"format withdrawn", type_gone, -ENOTSUP, "format id 4 was withdrawn"},
-    {"format of ik_llama.cpp", type_ik, -ENOTSUP, "private to ik_llama.cpp"},
+    {"format of ik_llama.cpp", type_ik, -ENOTSUP, "private to ik_llama.cpp; supported: F32"},
     {"part of a block", block_odd, -EBADMSG, "rows of 33 elements do not divide into q8_0's blocks of 32"},
+    {"part of a K block", block_odd_k, -EBADMSG,
+     "tensor 't': rows of 576 elements do not divide into q4_k's blocks of 256"},
     {"value type 13", value_type, -EBADMSG, "key 'k': has type 13"},
     {"bool 2", bool_two, -EBADMSG, "key 'k': a bool is 2"},
     {"string of 1 GiB", string_huge, -EBADMSG, "key 'k': string is 1073741824 bytes long"},
@@ -798,7 +810,7 @@ static void test_bind_cut(void **state)
 static void test_bind_garbage(void **state)
 {
     (void)state;
-    enum { ROWS = 8, K = 64 };
+    enum { ROWS = 8, K = 256 };
     struct test_rng rng = test_rng_new("garbage");
     static struct bench t;
     struct vl_error err = {0};
