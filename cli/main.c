@@ -44,13 +44,25 @@ int vl_ctl_usage(const struct vl_verb *v, const char *fmt, ...)
     return VL_EXIT_USAGE;
 }
 
-static const char *hint(const char *name)
+/* The bus's own refusal names its rules, which helps nobody. */
+static bool refused_by_the_bus(const char *name, const char *msg)
+{
+    return !strcmp(name, SD_BUS_ERROR_ACCESS_DENIED) &&
+           (!strncmp(msg, "Rejected send", 13) || !strncmp(msg, "Sender is not authorized", 24));
+}
+
+static const char *hint(const struct vl_ctl *c, const char *name, const char *msg)
 {
     if (!name)
         return NULL;
+    if (refused_by_the_bus(name, msg))
+        return "only root and members of the group vlmd may do that; as root: adduser NAME vlmd, which "
+               "holds from the next login";
     if (!strcmp(name, SD_BUS_ERROR_SERVICE_UNKNOWN) || !strcmp(name, SD_BUS_ERROR_NAME_HAS_NO_OWNER))
-        return "vlmd is not running on this bus; start it (systemctl --user start vlmd, or vlmd) or name "
-               "another bus";
+        return c->which == VL_BUS_SYSTEM
+                   ? "vlmd is not running on the system bus; as root: systemctl enable --now vlmd"
+                   : "vlmd is not running on this bus; start it (systemctl --user start vlmd, or vlmd) or "
+                     "name another bus";
     if (!strcmp(name, SD_BUS_ERROR_NO_REPLY))
         return "vlmd did not reply in time";
     return NULL;
@@ -64,9 +76,8 @@ const char *vl_ctl_short_error(const char *name)
 
 int vl_ctl_failed(const struct vl_ctl *c, const char *what, const sd_bus_error *e, int r)
 {
-    (void)c;
     const char *name = e ? e->name : NULL, *msg = e && e->message ? e->message : strerror(-r);
-    const char *h = hint(name);
+    const char *h = hint(c, name, msg);
     if (name)
         name = vl_ctl_short_error(name);
     if (h)
@@ -110,6 +121,8 @@ int vl_ctl_connect(struct vl_ctl *c)
                       strerror(-r));
         return VL_EXIT_FAILED;
     }
+    (void)sd_bus_set_allow_interactive_authorization(c->bus,
+                                                     1); /* there may be a person, to type a password */
     return 0;
 }
 

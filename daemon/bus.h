@@ -31,6 +31,6 @@ struct vl_query_end {
 int vl_bus_query_emit_finished(struct vl_query *q, const struct vl_query_end *end);
 int vl_bus_append_query_end(sd_bus_message *m, const struct vl_query_end *end, bool untrusted); /* an a{sv} */
 
-/* First in every method: 0, or AccessDenied. */
+/* 0: access.h has decided before any handler runs. */
 int vl_bus_check_caller(struct vl_manager *m, sd_bus_message *call, sd_bus_error *e);
 #endif

@@ -18,13 +18,15 @@ static int find(sd_bus *bus, const char *path, const char *interface, void *user
     struct vl_manager *m = user;
     sd_bus_message *call = sd_bus_get_current_message(bus);
     const char *sender = call ? sd_bus_message_get_sender(call) : NULL;
-    (void)interface, (void)e;
+    (void)interface;
     for (struct vl_query *q = m->queries; sender && q; q = q->next)
         if (!strcmp(q->path, path) && !strcmp(q->client->name, sender)) {
             *ret = q;
             return 1;
         }
-    return 0;
+    if (!strcmp(path, VL_BUS_QUERY_PREFIX))
+        return 0;
+    return sd_bus_error_setf(e, SD_BUS_ERROR_UNKNOWN_OBJECT, "you have no question %.200s", path);
 }
 
 static int method_cancel(sd_bus_message *call, void *user, sd_bus_error *e)

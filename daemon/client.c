@@ -36,7 +36,7 @@ struct vl_clients *vl_clients_unref(struct vl_clients *c)
 
 /* On the system bus this asks the bus daemon and waits for it: a local round trip, well under the 10 ms that
  * the main thread may block. */
-static int uid_of(const struct vl_clients *all, sd_bus_message *m, uid_t *ret)
+int vl_client_uid(const struct vl_clients *all, sd_bus_message *m, uid_t *ret)
 {
     if (!all->system) {
         *ret = getuid();
@@ -48,13 +48,6 @@ static int uid_of(const struct vl_clients *all, sd_bus_message *m, uid_t *ret)
         r = sd_bus_creds_get_euid(creds, ret);
     (void)sd_bus_creds_unref(creds);
     return r;
-}
-
-int vl_client_allowed(struct vl_clients *all, sd_bus_message *m)
-{
-    uid_t uid;
-    int r = uid_of(all, m, &uid);
-    return r < 0 ? r : uid == 0 || uid == getuid();
 }
 
 static int on_gone(sd_bus_track *track, void *user)
@@ -82,7 +75,7 @@ int vl_client_of(struct vl_clients *all, sd_bus_message *m, struct vl_client **r
         return -ENOMEM;
     *c = (struct vl_client){.all = all, .next = all->first, .refs = 1, .name = strdup(sender)};
     all->first = c;
-    int r = c->name ? uid_of(all, m, &c->uid) : -ENOMEM;
+    int r = c->name ? vl_client_uid(all, m, &c->uid) : -ENOMEM;
     if (r >= 0)
         r = sd_bus_track_new(all->bus, &c->track, on_gone, c);
     if (r >= 0)

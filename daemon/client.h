@@ -34,6 +34,6 @@ int vl_client_of(struct vl_clients *all, sd_bus_message *m, struct vl_client **r
 struct vl_client *vl_client_ref(struct vl_client *c);
 struct vl_client *vl_client_unref(struct vl_client *c);
 VL_DEFINE_AUTO(vl_client)
-/* May this caller call methods? 1, 0, or negative. Session bus: all; system bus: uid 0 and our own. */
-int vl_client_allowed(struct vl_clients *all, sd_bus_message *m);
+/* The sender's uid, without holding anything. */
+int vl_client_uid(const struct vl_clients *all, sd_bus_message *m, uid_t *ret);
 #endif

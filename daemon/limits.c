@@ -22,6 +22,8 @@ static const struct row rows[VL_LIMIT_COUNT] = {
     [VL_LIMIT_QUERIES] = {"questions", VL_LIMIT_ALL_QUERIES, 32, 8, true},
     /* Each holds a pipe and up to VL_LIMIT_PIPE_BYTES. */
     [VL_LIMIT_CAPTION_READERS] = {"caption readers", 64, 16, 0, false},
+    /* Each holds a message, with up to 16 descriptors in it. */
+    [VL_LIMIT_CHECKS] = {"calls that wait for polkit", 64, 16, 0, false},
 };
 
 struct account {

@@ -11,7 +11,13 @@
 
 /* What a client can make us hold, each with its cap; limits.c has the table with the reasons. Process
  * lifetime, main thread. */
-enum vl_limit { VL_LIMIT_STREAMS, VL_LIMIT_QUERIES, VL_LIMIT_CAPTION_READERS, VL_LIMIT_COUNT };
+enum vl_limit {
+    VL_LIMIT_STREAMS,
+    VL_LIMIT_QUERIES,
+    VL_LIMIT_CAPTION_READERS,
+    VL_LIMIT_CHECKS,
+    VL_LIMIT_COUNT
+};
 enum {
     VL_LIMIT_QUESTION_BYTES = 16 << 10, /* what the engine takes at most */
     VL_LIMIT_PIPE_BYTES = 256 << 10,    /* a reader may be this far behind, beside the kernel's own 64 KiB */

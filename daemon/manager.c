@@ -8,6 +8,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "daemon/access.h"
 #include "daemon/bus.h"
 #include "daemon/bus_error.h"
 #include "daemon/config.h"
@@ -191,6 +192,7 @@ static int on_engine(sd_event_source *s, int fd, uint32_t revents, void *user)
 static void on_client_gone(void *user, struct vl_client *c)
 {
     struct vl_manager *m = user;
+    vl_access_client_gone(m->access, c);
     for (struct vl_query *q = m->queries; q;) {
         bool its = q->client == c;
         if (its)
@@ -226,6 +228,8 @@ int vl_manager_new(struct vl_manager **ret, sd_event *event, sd_bus *bus, const 
     int r = vl_clients_new(&m->clients, bus, config->system, on_client_gone, m);
     if (r >= 0)
         r = vl_limits_new(&m->limits, config->max_streams, config->max_queries, config->system);
+    if (r >= 0)
+        r = vl_access_new(&m->access, m);
     if (r >= 0)
         r = vl_children_new(&m->children, event);
     if (r >= 0)
@@ -330,6 +334,7 @@ struct vl_manager *vl_manager_unref(struct vl_manager *m)
     (void)sd_event_source_disable_unref(m->emit);
     (void)vl_engine_unref(m->engine);
     (void)vl_children_unref(m->children);
+    (void)vl_access_unref(m->access);
     (void)vl_limits_unref(m->limits);
     (void)vl_clients_unref(m->clients);
     free(m);

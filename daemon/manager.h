@@ -14,6 +14,7 @@
 #define VL_BUS_STREAM_PREFIX VL_BUS_PATH "/stream"
 #define VL_BUS_QUERY_PREFIX  VL_BUS_PATH "/query"
 
+struct vl_access;
 struct vl_config;
 struct vl_stream;
 struct vl_query;
@@ -35,6 +36,7 @@ struct vl_manager {
     const struct vl_config *config; /* borrowed from main */
     struct vl_clients *clients;
     struct vl_limits *limits;
+    struct vl_access *access; /* who may call what */
     struct vl_children *children;
     struct vl_engine *engine; /* NULL: no model */
     struct vl_stream *streams;

@@ -71,10 +71,10 @@ def dies_with_us():
 class Bus:
     """A dbus-daemon of our own, in a folder of its own."""
 
-    def __init__(self):
+    def __init__(self, config=BUS_CONFIG):
         self.dir = tempfile.mkdtemp(prefix="vlmd-test-")
         conf = pathlib.Path(self.dir, "bus.conf")
-        conf.write_text(BUS_CONFIG.format(dir=self.dir))
+        conf.write_text(config.format(dir=self.dir, root=ROOT))
         self.address = f"unix:path={self.dir}/bus"
         self.proc = subprocess.Popen(["dbus-daemon", f"--config-file={conf}", "--nofork", "--nopidfile"],
                                      stderr=subprocess.DEVNULL, preexec_fn=dies_with_us)
@@ -221,8 +221,8 @@ def records(data):
 class Daemon:
     """One vlmd on a bus. fake: the engine of fake_engine.c, with `model` as its script."""
 
-    def __init__(self, bus, *args, fake=False, model=None, mmproj=None, env=None, wait=True):
-        cmd = [os.environ["VLMD_FAKE" if fake else "VLMD"], f"--bus-address={bus.address}",
+    def __init__(self, bus, *args, fake=False, model=None, mmproj=None, env=None, wait=True, run_as=()):
+        cmd = [*run_as, os.environ["VLMD_FAKE" if fake else "VLMD"], f"--bus-address={bus.address}",
                f"--ingest={os.environ['VLMD_INGEST']}", f"--config={bus.dir}", *args]
         if fake and model is None:
             model = "ok"
