@@ -28,6 +28,7 @@ enum { MAX_EVENTS = 64, EXIT_SIGNAL = 128 };
 struct run {
     const struct vl_run_args *a;
     const struct vl_config *config;
+    const char *text, *projector; /* the model's files */
     struct vl_run_out out;
     sd_event *event;
     sd_event_source *engine_io, *tick, *sigint, *sigterm;
@@ -329,8 +330,8 @@ static int on_signal(sd_event_source *s, const struct signalfd_siginfo *si, void
 static int open_engine(struct run *r, struct vl_error *err)
 {
     struct vl_engine_opts o = {.backend = r->config->backend,
-                               .model = r->config->text,
-                               .mmproj = r->config->projector,
+                               .model = r->text,
+                               .mmproj = r->projector,
                                .max_bytes = r->a->max_bytes,
                                .max_sessions = 1,
                                .max_queue = 1,
@@ -374,23 +375,24 @@ static void close_all(struct run *r)
 }
 
 /* What can be told before anything is loaded. */
-static int check(const struct vl_run_args *a, const struct vl_config *c, struct vl_error *err)
+static int check(struct run *r, struct vl_error *err)
 {
-    if (!c->text)
-        return vl_error_set(err, -ENOENT,
-                            "no model: give --model F.gguf and, to see, --mmproj F.gguf; the built-in one is "
-                            "not installed");
-    if ((a->stream || a->n_images) && !c->projector)
+    const char *ingest = r->config->ingest_program;
+    bool sees = r->a->stream || r->a->n_images;
+    int k = vl_subcommand_model(r->config, &r->text, &r->projector, err);
+    if (k < 0 || !sees)
+        return k;
+    if (!r->projector)
         return vl_error_set(
             err, -EINVAL,
             "%s cannot see by itself: add --mmproj F.gguf, the file that is offered beside it "
             "with 'mmproj' in its name",
-            c->text);
-    if ((a->stream || a->n_images) && access(c->ingest_program, X_OK) < 0)
+            r->text);
+    if (access(ingest, X_OK) < 0)
         return vl_error_set(err, -errno,
                             "%s: %s; vlmd-ingest reads videos and pictures for vlmd: install it there, or "
                             "name it by --ingest",
-                            c->ingest_program, strerror(errno));
+                            ingest, strerror(errno));
     return 0;
 }
 
@@ -399,7 +401,7 @@ static int run(const struct vl_run_args *a, const struct vl_config *config)
     struct run r = {.a = a, .config = config, .put_pts_ns = -1, .seen_pts_ns = -1};
     struct vl_error err = {0};
     vl_run_out_init(&r.out, a);
-    int k = check(a, config, &err);
+    int k = check(&r, &err);
     if (k == 0)
         k = open_loop(&r, &err);
     if (k < 0) {

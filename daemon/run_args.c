@@ -44,30 +44,7 @@ static const char help[] =
     "  --config DIR|FILE, --system, --ingest PROGRAM, --debug   as of vlmd itself\n\n"
     "Exit status: 0 all answered, 1 failed, 2 wrong usage, 78 wrong configuration, 130 interrupted.\n";
 
-static int usage(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
-static int usage(const char *fmt, ...)
-{
-    va_list ap;
-    va_start(ap, fmt);
-    (void)fputs("vlmd run: ", stderr);
-    (void)vfprintf(stderr, fmt, ap);
-    (void)fputs("; see vlmd run --help\n", stderr);
-    va_end(ap);
-    return -EINVAL;
-}
-
 /* ---- values ---- */
-
-static int number(const char *name, const char *s, uint64_t max, uint64_t *ret)
-{
-    char *end;
-    errno = 0;
-    unsigned long long v = strtoull(s, &end, 10);
-    if (errno || !isdigit((unsigned char)*s) || *end || v > max)
-        return usage("%s %s: not a whole number in its range", name, s);
-    *ret = v;
-    return 0;
-}
 
 static int size(const char *s, uint64_t *ret)
 {
@@ -78,7 +55,7 @@ static int size(const char *s, uint64_t *ret)
     const char *u = *end ? strchr(unit, toupper((unsigned char)*end)) : NULL;
     unsigned shift = u ? 10 * (unsigned)(u - unit + 1) : 0;
     if (errno || !isdigit((unsigned char)*s) || (*end && (!u || end[1])) || v == 0 || v > UINT64_MAX >> shift)
-        return usage("--memory %s: not a size like 900M or 4G", s);
+        return vl_subcommand_usage("run", "--memory %s: not a size like 900M or 4G", s);
     *ret = v << shift;
     return 0;
 }
@@ -86,9 +63,9 @@ static int size(const char *s, uint64_t *ret)
 static int span(const char *name, const char *s, uint64_t min, uint64_t max, uint64_t *ret)
 {
     if (vl_config_time_usec(s, ret) < 0)
-        return usage("%s %s: not a time like 500ms, 2s or 1min 30s", name, s);
+        return vl_subcommand_usage("run", "%s %s: not a time like 500ms, 2s or 1min 30s", name, s);
     if (*ret < min || *ret > max)
-        return usage("%s %s: out of its range", name, s);
+        return vl_subcommand_usage("run", "%s %s: out of its range", name, s);
     return 0;
 }
 
@@ -97,7 +74,7 @@ static int temperature(const char *s, float *ret)
     char *end;
     float v = strtof(s, &end);
     if (end == s || *end || !(v >= 0 && v <= 10))
-        return usage("--temperature %s: not a number from 0 to 10", s);
+        return vl_subcommand_usage("run", "--temperature %s: not a number from 0 to 10", s);
     *ret = v;
     return 0;
 }
@@ -113,13 +90,13 @@ static int captions(struct vl_run_args *a, const char *how)
             a->format = f;
             return 0;
         }
-    return usage("--captions %s: not one of lines, text, vtt, srt, jsonl, none", how);
+    return vl_subcommand_usage("run", "--captions %s: not one of lines, text, vtt, srt, jsonl, none", how);
 }
 
 static int instruction(struct vl_run_args *a, const char *text)
 {
     if (!*text || strlen(text) > VL_LIMIT_INSTRUCTION_BYTES)
-        return usage("--instruction is 1 to %d bytes", VL_LIMIT_INSTRUCTION_BYTES);
+        return vl_subcommand_usage("run", "--instruction is 1 to %d bytes", VL_LIMIT_INSTRUCTION_BYTES);
     a->instruction = text;
     return 0;
 }
@@ -130,7 +107,7 @@ static int add_image(struct vl_run_args *a, const char *name, int fd)
 {
     if (a->n_images == VL_ENGINE_MAX_IMAGES) {
         vl_closep(&fd);
-        return usage("more than %d pictures", VL_ENGINE_MAX_IMAGES);
+        return vl_subcommand_usage("run", "more than %d pictures", VL_ENGINE_MAX_IMAGES);
     }
     a->image[a->n_images] = name;
     a->image_fd[a->n_images++] = fd;
@@ -152,8 +129,8 @@ static int add_source(struct vl_run_args *a, const char *name, bool must_be_imag
         return add_image(a, name, fd);
     if (a->stream || must_be_image) {
         vl_closep(&fd);
-        return must_be_image ? usage("%s is no picture", name)
-                             : usage("%s and %s: one video at a time", a->stream, name);
+        return must_be_image ? vl_subcommand_usage("run", "%s is no picture", name)
+                             : vl_subcommand_usage("run", "%s and %s: one video at a time", a->stream, name);
     }
     a->stream = name;
     a->stream_fd = fd;
@@ -165,9 +142,9 @@ static int add_ask(struct vl_run_args *a, const char *text, int64_t at_ns)
 {
     uint32_t i = a->n_asks;
     if (i == VL_RUN_MAX_ASKS)
-        return usage("more than %d questions", VL_RUN_MAX_ASKS);
+        return vl_subcommand_usage("run", "more than %d questions", VL_RUN_MAX_ASKS);
     if (!*text || strlen(text) > VL_ENGINE_MAX_QUESTION)
-        return usage("a question is 1 to %d bytes", VL_ENGINE_MAX_QUESTION);
+        return vl_subcommand_usage("run", "a question is 1 to %d bytes", VL_ENGINE_MAX_QUESTION);
     for (; i > 0 && a->ask[i - 1].at_ns > at_ns; i--)
         a->ask[i] = a->ask[i - 1];
     a->ask[i] = (struct vl_run_ask){text, at_ns};
@@ -179,22 +156,23 @@ static int check(struct vl_run_args *a)
 {
     bool stream = a->stream != NULL;
     if (stream && a->n_images)
-        return usage("%s is a video and %s a picture: one or the other", a->stream, a->image[0]);
+        return vl_subcommand_usage("run", "%s is a video and %s a picture: one or the other", a->stream,
+                                   a->image[0]);
     if (!stream && a->n_asks && a->ask[0].at_ns != VL_RUN_AT_END)
-        return usage("--at needs a video");
+        return vl_subcommand_usage("run", "--at needs a video");
     if (!stream && (a->format || a->no_captions || a->realtime || a->instruction))
-        return usage("--captions, --realtime and --instruction need a video");
+        return vl_subcommand_usage("run", "--captions, --realtime and --instruction need a video");
     if (a->n_images && !a->n_asks)
         return add_ask(a, "Describe the picture.", VL_RUN_AT_END);
     if (!stream && !a->n_asks)
-        return usage("nothing to look at and nothing asked: name a file, or --ask");
+        return vl_subcommand_usage("run", "nothing to look at and nothing asked: name a file, or --ask");
     if (a->format && (a->n_asks || a->json))
-        return usage("--captions %s leaves no place for %s: use --json, or lines", a->format->name,
-                     a->n_asks ? "answers" : "other records");
+        return vl_subcommand_usage("run", "--captions %s leaves no place for %s: use --json, or lines",
+                                   a->format->name, a->n_asks ? "answers" : "other records");
     if (stream && a->no_captions && !a->n_asks)
-        return usage("--captions none, and nothing asked: --ask");
+        return vl_subcommand_usage("run", "--captions none, and nothing asked: --ask");
     if (a->from.projector && !a->from.text)
-        return usage("--mmproj needs --model beside it");
+        return vl_subcommand_usage("run", "--mmproj needs --model beside it");
     return 0;
 }
 
@@ -263,17 +241,19 @@ static int take_setting(struct vl_run_args *a, int c, const char *value)
     case WINDOW:
         return span("--window", value, 1, UINT64_C(86400000000), &a->window_usec);
     case GATE:
-        return vl_gate_from_name(value, &a->gate) < 0 ? usage("--gate %s: not none or change", value) : 0;
+        return vl_gate_from_name(value, &a->gate) < 0
+                   ? vl_subcommand_usage("run", "--gate %s: not none or change", value)
+                   : 0;
     case INSTRUCTION:
         return instruction(a, value);
     case MAX_TOKENS:
-        r = number("--max-tokens", value, VL_ENGINE_MAX_TOKENS, &v);
+        r = vl_subcommand_number("run", "--max-tokens", value, VL_ENGINE_MAX_TOKENS, &v);
         a->max_tokens = (uint32_t)v;
         return r;
     case TEMPERATURE:
         return temperature(value, &a->sampling.temperature);
     case SEED:
-        return number("--seed", value, UINT64_MAX, &a->sampling.seed);
+        return vl_subcommand_number("run", "--seed", value, UINT64_MAX, &a->sampling.seed);
     case MEMORY:
         return size(value, &a->max_bytes);
     case REALTIME:
@@ -347,7 +327,7 @@ int vl_run_args_parse(struct vl_run_args *ret, int argc, char **argv, int *ret_c
     for (; r == 0 && optind < argc; optind++)
         r = add_source(ret, argv[optind], false, ret_code);
     if (r == 0 && at_ns != VL_RUN_AT_END)
-        r = usage("--at stands before its --ask");
+        r = vl_subcommand_usage("run", "--at stands before its --ask");
     return r < 0 ? r : check(ret);
 }
 

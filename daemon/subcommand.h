@@ -2,6 +2,7 @@
 /* Copyright vlmd contributors */
 #ifndef VL_DAEMON_SUBCOMMAND_H
 #define VL_DAEMON_SUBCOMMAND_H
+#include "daemon/config.h"
 
 /* What the vlmd program does in place of being a daemon: `vlmd run ...` and its like. argv[0] is the word,
  * the rest its options; each has its own --help. Returns the exit code. */
@@ -19,4 +20,13 @@ enum {
     VL_EXIT_CONFIG = 78,      /* the configuration is wrong */
     VL_EXIT_INTERRUPTED = 130 /* by Ctrl-C; 143 by SIGTERM */
 };
+
+/* "vlmd WORD: ...; see vlmd WORD --help" on stderr. Returns -EINVAL. */
+int vl_subcommand_usage(const char *word, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* A whole number up to max, of the option name; what is none is told as above. */
+int vl_subcommand_number(const char *word, const char *name, const char *value, uint64_t max, uint64_t *ret);
+
+/* The files of the model to use, borrowed from c. *ret_projector NULL: text alone. -ENOENT: there is none. */
+int vl_subcommand_model(const struct vl_config *c, const char **ret_text, const char **ret_projector,
+                        struct vl_error *err);
 #endif
