@@ -50,7 +50,7 @@ stage 'gcc, ASan and UBSan: every suite' build-asan \
 if [ "$mode" = all ]; then
     stage 'release, as installed, under a real systemd --user' build-release '-Dbuildtype=release' --suite system
     stage 'release, nothing optional: the core alone' build-core \
-        '-Dbuildtype=release -Dgstreamer=disabled -Ddaemon=disabled' --suite unit --suite conformance --suite golden
+        '-Dbuildtype=release -Dgstreamer=disabled -Djpeg=disabled -Dpng=disabled -Dwebp=disabled -Ddaemon=disabled' --suite unit --suite conformance --suite golden
     CC=clang stage 'clang, TSan: where threads meet' build-tsan \
         '-Dbuildtype=debug -Doptimization=1 -Db_sanitize=thread -Db_lundef=false' --suite threads
     CC=clang stage 'clang, libFuzzer with ASan' build-fuzz \

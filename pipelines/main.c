@@ -3,14 +3,15 @@
 /*
  * vlmd-ingest: one source, one frame socket, one child process of the daemon. docs/ingest.md is its manual:
  * command line, credits, states and exit codes. The main thread sends frames and statuses and hears credit;
- * the source has a thread of its own. It ends with _exit: whatever a decoder's teardown does must not delay
- * the last status.
+ * the source has a thread of its own. With --still it is one picture and one thread. It ends with _exit:
+ * whatever a decoder's teardown does must not delay the last status.
  */
 #include "base/clock.h"
 #include "base/frame_socket.h"
 #include "pipelines/confine.h"
 #include "pipelines/feed.h"
 #include "pipelines/source.h"
+#include "pipelines/still.h"
 
 #include <getopt.h>
 #include <poll.h>
@@ -30,6 +31,8 @@ struct ingest {
     const struct vl_source_ops *ops;
     void *source;
     const char *uri;
+    bool still; /* in place of a source */
+    uint32_t want_side;
     int fd, input_fd, signal_fd;
     struct vl_source_limits limits;
     struct vl_feed_opts feed_opts;
@@ -48,6 +51,8 @@ struct ingest {
 static const char usage[] =
     "vlmd-ingest --fd=N --source=NAME [--uri=URI] [--input-fd=N] [--interval-ns=N] [--gate=none|change]\n"
     "            [--realtime] [--loop] [--start-ns=N] [--max-side=N] [--max-pixels=N] [--memory=BYTES]\n"
+    "vlmd-ingest --fd=N --still --input-fd=N [--want-side=N] [--max-side=N] [--max-pixels=N] "
+    "[--memory=BYTES]\n"
     "vlmd-ingest --list-sources | --confine-self-test\n"
     "Started by vlmd with its descriptors open; docs/ingest.md says what they are.\n";
 
@@ -70,14 +75,24 @@ static bool parse_number(const char *text, int64_t min, int64_t max, int64_t *re
 
 enum { OPT_LIST = 256, OPT_SELF_TEST, OPT_HELP };
 static const struct option options[] = {
-    {"fd", required_argument, NULL, 'f'},          {"source", required_argument, NULL, 's'},
-    {"uri", required_argument, NULL, 'u'},         {"input-fd", required_argument, NULL, 'i'},
-    {"interval-ns", required_argument, NULL, 'n'}, {"gate", required_argument, NULL, 'g'},
-    {"realtime", no_argument, NULL, 'r'},          {"loop", no_argument, NULL, 'l'},
-    {"start-ns", required_argument, NULL, 'S'},    {"max-side", required_argument, NULL, 'M'},
-    {"max-pixels", required_argument, NULL, 'P'},  {"memory", required_argument, NULL, 'm'},
-    {"list-sources", no_argument, NULL, OPT_LIST}, {"confine-self-test", no_argument, NULL, OPT_SELF_TEST},
-    {"help", no_argument, NULL, OPT_HELP},         {NULL, 0, NULL, 0},
+    {"fd", required_argument, NULL, 'f'},
+    {"source", required_argument, NULL, 's'},
+    {"uri", required_argument, NULL, 'u'},
+    {"input-fd", required_argument, NULL, 'i'},
+    {"interval-ns", required_argument, NULL, 'n'},
+    {"gate", required_argument, NULL, 'g'},
+    {"realtime", no_argument, NULL, 'r'},
+    {"loop", no_argument, NULL, 'l'},
+    {"start-ns", required_argument, NULL, 'S'},
+    {"max-side", required_argument, NULL, 'M'},
+    {"max-pixels", required_argument, NULL, 'P'},
+    {"memory", required_argument, NULL, 'm'},
+    {"still", no_argument, NULL, 't'},
+    {"want-side", required_argument, NULL, 'w'},
+    {"list-sources", no_argument, NULL, OPT_LIST},
+    {"confine-self-test", no_argument, NULL, OPT_SELF_TEST},
+    {"help", no_argument, NULL, OPT_HELP},
+    {NULL, 0, NULL, 0},
 };
 
 /* One option; 0, or an exit code. */
@@ -125,6 +140,13 @@ static int set_option(struct ingest *g, int opt, const char *arg)
         ok = parse_number(arg, 1, INT64_C(1) << 32, &v);
         g->limits.max_pixels = (uint64_t)v;
         break;
+    case 't':
+        g->still = true;
+        break;
+    case 'w':
+        ok = parse_number(arg, 0, UINT16_MAX, &v);
+        g->want_side = (uint32_t)v;
+        break;
     case 'm':
         ok = parse_number(arg, INT64_C(64) << 20, INT64_C(1) << 40, &v);
         g->confinement.memory_bytes = (uint64_t)v;
@@ -139,6 +161,7 @@ static int list_sources(void)
 {
     for (const struct vl_source_ops *const *s = vl_sources; *s; s++)
         (void)printf("%s\t%s\n", (*s)->scheme, (*s)->help);
+    vl_still_list();
     return EXIT_ENDED;
 }
 
@@ -160,8 +183,10 @@ static int parse(struct ingest *g, int argc, char **argv)
     }
     if (optind < argc)
         return complain("unknown argument", argv[optind]);
-    if (g->fd < 0 || !g->ops)
-        return complain("--fd and --source are required", NULL);
+    if (g->fd < 0 || !g->ops == !g->still)
+        return complain("--fd and one of --source and --still are required", NULL);
+    if (g->still && g->input_fd < 0)
+        return complain("--still needs --input-fd", NULL);
     return -1;
 }
 
@@ -337,6 +362,48 @@ static int watch(struct ingest *g)
     return loop(g);
 }
 
+/* One picture, once there is credit for it. The default action of SIGTERM ends it. */
+static int still(struct ingest *g)
+{
+    const struct vl_still_limits max = {.max_side = g->limits.max_side,
+                                        .want_side = g->want_side,
+                                        .max_pixels = g->limits.max_pixels,
+                                        .max_bytes = VL_STILL_MAX_BYTES};
+    struct vl_error err = {0};
+    send_status(g, VL_INGEST_CONNECTING, 0,
+                g->confinement.landlock ? "" : "note: this kernel has no Landlock");
+    int r = vl_still_read(g->input_fd, &max, &g->packet, &g->memfd, &err);
+    if (r < 0)
+        return fail(g, r, &err);
+    for (;;) {
+        struct vl_frame_credit c;
+        struct pollfd p = {.fd = vl_frame_socket_fd(g->socket), .events = POLLIN};
+        while ((r = vl_frame_socket_read_credit(g->socket, &c)) == 0)
+            ;
+        if (r != VL_FRAME_EMPTY)
+            return EXIT_ENDED; /* the parent closed it, or is not one of ours */
+        if ((r = vl_frame_socket_send(g->socket, &g->packet, g->memfd)) == 0)
+            break;
+        if (r == -EAGAIN)
+            p.events |= POLLOUT;
+        else if (r < 0)
+            return r == -EPIPE ? EXIT_ENDED : fail(g, r, &(struct vl_error){.msg = "the frame socket broke"});
+        (void)poll(&p, 1, -1); /* a signal only makes it turn once more */
+    }
+    send_status(g, VL_INGEST_ENDED, 0, "end-of-file");
+    return EXIT_ENDED;
+}
+
+static int catch_term(struct ingest *g)
+{
+    sigset_t term;
+    (void)sigemptyset(&term); /* cannot fail, nor can the next two */
+    (void)sigaddset(&term, SIGTERM);
+    (void)sigprocmask(SIG_BLOCK, &term, NULL);
+    g->signal_fd = signalfd(-1, &term, SFD_CLOEXEC | SFD_NONBLOCK);
+    return g->signal_fd < 0 ? -errno : 0;
+}
+
 static int run(struct ingest *g)
 {
     struct vl_error err = {0};
@@ -350,12 +417,9 @@ static int run(struct ingest *g)
     struct stat st;
     if (g->input_fd >= 0 && fstat(g->input_fd, &st) < 0)
         return complain("--input-fd is not open", strerror(errno));
-    sigset_t term;
-    (void)sigemptyset(&term); /* cannot fail, nor can the next two */
-    (void)sigaddset(&term, SIGTERM);
-    (void)sigprocmask(SIG_BLOCK, &term, NULL);
-    g->signal_fd = signalfd(-1, &term, SFD_CLOEXEC | SFD_NONBLOCK);
-    if (g->ops->prepare && (r = g->ops->prepare(&err)) < 0)
+    if (!g->still && (r = catch_term(g)) < 0)
+        return complain("no signalfd", strerror(-r));
+    if (!g->still && g->ops->prepare && (r = g->ops->prepare(&err)) < 0)
         return fail(g, r, &err);
     r = vl_confine(&g->confinement, &err);
     if (r < 0) {
@@ -363,7 +427,7 @@ static int run(struct ingest *g)
         (void)fail(g, r, &err);
         return EXIT_CONFINE;
     }
-    return watch(g);
+    return g->still ? still(g) : watch(g);
 }
 
 int main(int argc, char **argv)
