@@ -51,7 +51,7 @@ static int read_rope(struct vl_decoder *d, const struct vl_weights *w, struct vl
     uint8_t *axis = calloc(n_pairs, sizeof(*axis));
     d->rope = (struct vl_rope){.n_pairs = n_pairs, .inv_freq = freq, .axis = axis};
     if (!freq || !axis)
-        return -ENOMEM;
+        return vl_error_set(err, -ENOMEM, "no memory for the angles of %u pairs", n_pairs);
     for (uint32_t i = 0; i < n_pairs; i++)
         freq[i] = pow(base, -2.0 * i / d->head_dim);
     return 0;
@@ -87,7 +87,7 @@ int vl_decoder_init(struct vl_decoder *d, const struct vl_weights *w, uint32_t n
     if ((r = read_rope(d, w, err)) < 0)
         return r;
     d->layer = calloc(d->n_layers, sizeof(*d->layer));
-    return d->layer ? 0 : -ENOMEM;
+    return d->layer ? 0 : vl_error_set(err, -ENOMEM, "no memory for %u layers", d->n_layers);
 }
 
 void vl_decoder_done(struct vl_decoder *d)

@@ -224,6 +224,8 @@ static int rehearse(struct vl_model *m, const struct vl_weights *text, const str
     if (r < 0)
         return r;
     r = ops->alloc(x.device, dry_scratch, false, &memory);
+    if (r < 0)
+        (void)vl_error_set(err, r, "no address space for the dry run");
     if (r == 0 && (r = m->arch->load(m, &x, text, mmproj, err)) == 0) {
         vl_arena_init(&arena, memory, dry_scratch);
         r = dry_encode(m, &x);

@@ -52,7 +52,8 @@ int vl_projector_init(struct vl_projector *p, const struct vl_weights *w, struct
         return vl_error_set(err, -EINVAL, "%s has no mm.model.fc.weight; is it an idefics3 mmproj file?",
                             vl_weights_name(w));
     p->d_out = fc->dim[0];
-    return make_order(p, x);
+    r = make_order(p, x);
+    return r < 0 ? vl_error_set(err, r, "no memory for the order of %u patches", grid * grid) : 0;
 }
 
 int vl_projector_bind(struct vl_projector *p, struct vl_bind *b, struct vl_error *err)

@@ -76,7 +76,7 @@ int vl_vit_init(struct vl_vit *v, const struct vl_weights *w, struct vl_error *e
         return vl_error_set(err, -EINVAL, "%s: width %u does not divide into %u heads", vl_weights_name(w),
                             v->d_model, v->n_heads);
     v->layer = calloc(v->n_layers, sizeof(*v->layer));
-    return v->layer ? 0 : -ENOMEM;
+    return v->layer ? 0 : vl_error_set(err, -ENOMEM, "no memory for %u layers", v->n_layers);
 }
 
 void vl_vit_done(struct vl_vit *v)
