@@ -71,6 +71,14 @@ done
 $vlmctl --json stream show world | grep -qE '"State":[[:space:]]*"ended"' || { $vlmctl status; fail "the drawn world did not play to its end"; }
 $vlmctl --json stream show world | grep -qE '"seen":[[:space:]]*[1-9]' || fail "no frame was seen"
 
+$vlmctl --json status | grep -qE '"State":[[:space:]]*"ready"' || fail "READY, and the model is not warm: $($vlmctl status)"
+question='Is there a red circle in this picture?'
+answer=$($vlmctl ask world "$question") && [ -n "$answer" ] || fail "ask: $answer"
+said=$(busctl --user call org.vlmd.Vision1 /org/vlmd/Vision1 org.vlmd.Vision1.Manager AskText 'aosa{sv}' \
+    1 /org/vlmd/Vision1/stream/world "$question" 0) || fail "AskText by busctl"
+grep -qF "$answer" <<<"$said" || fail "AskText says $said, Ask says $answer"
+echo "asked: $answer"
+
 kill -STOP "$pid" # a daemon that no longer moves must be killed by the watchdog and come back
 for _ in $(seq 300); do
     new=$(systemctl --user show -p MainPID --value vlmd.service)
@@ -80,6 +88,6 @@ done
 [ "$new" != "$pid" ] && [ "$new" != 0 ] || fail "the watchdog did not restart a stopped daemon"
 systemctl --user stop vlmd.service || fail "stop"
 [ "$(systemctl --user show -p Result --value vlmd.service)" = success ] || fail "unclean stop"
-echo "user unit: activated, ready, sandboxed, watched, restarted by the watchdog, stopped"
+echo "user unit: activated, ready, sandboxed, watched, asked, restarted by the watchdog, stopped"
 kill $manager
 exit 0
