@@ -45,26 +45,6 @@ static int model_failed(const struct vl_ctl *c, const char *name, const sd_bus_e
 
 /* ---- list, show ---- */
 
-static void print_row(const cJSON *m, const char *default_path)
-{
-    char *path = NULL;
-    const char *name = vl_value_str(m, "Name", "?"), *state = vl_value_str(m, "State", "?");
-    double bytes = vl_value_num(m, "ResidentBytes", 0);
-    bool is_default =
-        sd_bus_path_encode(VL_BUS_ROOT "/model", name, &path) >= 0 && !strcmp(path, default_path);
-    (void)printf("%c %-28s %-9s", is_default ? '*' : ' ', name, state);
-    if (!strcmp(state, "loading"))
-        (void)printf(" %3.0f %%", 100 * vl_value_num(m, "LoadProgress", 0));
-    else if (!strcmp(state, "ready"))
-        (void)printf(" %8.1f MiB  %s (%s, %s)%s", bytes / (1024 * 1024), vl_value_str(m, "Title", ""),
-                     vl_value_str(m, "Architecture", ""), vl_value_str(m, "Quantization", ""),
-                     vl_value_num(m, "Vision", 0) ? "" : ", text only");
-    else if (!strcmp(state, "failed"))
-        (void)printf(" %s", vl_value_str(m, "Error", ""));
-    (void)putchar('\n');
-    free(path);
-}
-
 static int cmd_list(struct vl_ctl *c, int argc, char **argv)
 {
     cJSON *models = NULL, *manager = NULL;
@@ -81,7 +61,7 @@ static int cmd_list(struct vl_ctl *c, int argc, char **argv)
         code = vl_value_print(models);
         goto out;
     }
-    cJSON_ArrayForEach(m, models) print_row(m, vl_value_str(manager, "DefaultModel", ""));
+    cJSON_ArrayForEach(m, models) vl_value_print_model(m, manager);
     if (!cJSON_GetArraySize(models))
         (void)puts("No models; put a GGUF file and its mmproj into a model folder and restart vlmd");
 out:

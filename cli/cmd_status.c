@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /* Copyright vlmd contributors */
-/* vlmctl status: one screen. The daemon, then each stream: state, frames, tokens, memory, latency, last
- * caption. */
+/* vlmctl status: one screen. The daemon, the models that are not just lying there, then each stream: state,
+ * frames, tokens, memory, latency, last caption. */
 #include "cli/value.h"
 #include "cli/vlmctl.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 static double mib(double bytes)
 {
@@ -19,8 +20,26 @@ static void print_daemon(const cJSON *m)
     (void)printf("vlmd %s: %s\n", vl_value_str(m, "Version", "?"), vl_value_str(m, "State", "?"));
     (void)printf("  %s\n", vl_value_str(m, "StatusText", ""));
     (void)printf("  backend  %s\n", vl_value_str(m, "Backend", "?"));
-    (void)printf("  memory   %.1f MiB, %.0f questions waiting\n", mib(vl_value_num(m, "MemoryUsedBytes", 0)),
-                 vl_value_num(m, "QueueDepth", 0));
+    double budget = vl_value_num(m, "MemoryBudgetBytes", 0);
+    (void)printf("  memory   %.1f MiB", mib(vl_value_num(m, "MemoryUsedBytes", 0)));
+    if (budget > 0)
+        (void)printf(" of %.1f MiB", mib(budget));
+    (void)printf(", %.0f questions waiting\n", vl_value_num(m, "QueueDepth", 0));
+}
+
+static void print_models(const cJSON *models, const cJSON *manager)
+{
+    const cJSON *m;
+    int n = 0;
+    cJSON_ArrayForEach(m, models)
+    {
+        if (!strcmp(vl_value_str(m, "State", ""), "unloaded"))
+            n++;
+        else
+            vl_value_print_model(m, manager);
+    }
+    if (n)
+        (void)printf("  %d more model%s (vlmctl model list)\n", n, n == 1 ? "" : "s");
 }
 
 static void print_last_caption(struct vl_ctl *c, const char *name)
@@ -66,7 +85,7 @@ static void print_stream(struct vl_ctl *c, const cJSON *s)
 static int run(struct vl_ctl *c, int argc, char **argv)
 {
     static const struct vl_opt none[] = {{NULL, VL_OPT_FLAG, NULL}};
-    cJSON *manager = NULL, *streams = NULL, *s;
+    cJSON *manager = NULL, *models = NULL, *streams = NULL, *s;
     int n, code = vl_ctl_options(&vl_verb_status, argc, argv, none, &n);
     if (code)
         return code;
@@ -74,18 +93,21 @@ static int run(struct vl_ctl *c, int argc, char **argv)
         return vl_ctl_usage(&vl_verb_status, "it takes no argument");
     if ((code = vl_ctl_connect(c)) ||
         (code = vl_value_properties(c, VL_BUS_ROOT, VL_IFACE("Manager"), &manager)) ||
-        (code = vl_value_streams(c, &streams)))
+        (code = vl_value_models(c, &models)) || (code = vl_value_streams(c, &streams)))
         goto out;
     if (c->json) {
         (void)cJSON_AddItemToObject(manager, "Streams", streams);
-        streams = NULL;
+        (void)cJSON_AddItemToObject(manager, "Models", models);
+        models = streams = NULL;
         code = vl_value_print(manager);
         goto out;
     }
     print_daemon(manager);
+    print_models(models, manager);
     cJSON_ArrayForEach(s, streams) print_stream(c, s);
 out:
     cJSON_Delete(manager);
+    cJSON_Delete(models);
     cJSON_Delete(streams);
     return code;
 }
@@ -93,6 +115,6 @@ out:
 const struct vl_verb vl_verb_status = {
     .name = "status",
     .usage = "  vlmctl status\n",
-    .help = "One screen: the model, memory, and each stream's state, counts and last caption.",
+    .help = "One screen: models, memory, and each stream's state, counts and last caption.",
     .run = run,
 };

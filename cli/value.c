@@ -8,6 +8,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum { MAX_DEPTH = 16 };
@@ -254,4 +255,29 @@ int vl_value_streams(struct vl_ctl *c, cJSON **ret)
 int vl_value_models(struct vl_ctl *c, cJSON **ret)
 {
     return list_objects(c, VL_IFACE("Model"), NULL, ret);
+}
+
+static bool is_default(const char *name, const cJSON *manager)
+{
+    char *path = NULL;
+    bool is = sd_bus_path_encode(VL_BUS_ROOT "/model", name, &path) >= 0 &&
+              !strcmp(path, vl_value_str(manager, "DefaultModel", ""));
+    free(path);
+    return is;
+}
+
+void vl_value_print_model(const cJSON *model, const cJSON *manager)
+{
+    const char *name = vl_value_str(model, "Name", "?"), *state = vl_value_str(model, "State", "?");
+    (void)printf("%c %-28s %s", is_default(name, manager) ? '*' : ' ', name, state);
+    if (!strcmp(state, "loading"))
+        (void)printf("  %3.0f %%", 100 * vl_value_num(model, "LoadProgress", 0));
+    else if (!strcmp(state, "ready"))
+        (void)printf("  %8.1f MiB  %s (%s, %s)%s", vl_value_num(model, "ResidentBytes", 0) / (1024 * 1024),
+                     vl_value_str(model, "Title", ""), vl_value_str(model, "Architecture", ""),
+                     vl_value_str(model, "Quantization", ""),
+                     vl_value_num(model, "Vision", 0) ? "" : ", text only");
+    else if (!strcmp(state, "failed"))
+        (void)printf("  %s", vl_value_str(model, "Error", ""));
+    (void)putchar('\n');
 }

@@ -25,5 +25,6 @@ int vl_value_streams(struct vl_ctl *c,
                      cJSON **ret); /* array of objects: Stream and Captions properties, by name */
 int vl_value_models(struct vl_ctl *c, cJSON **ret);
 int vl_value_print(const cJSON *v);
-void vl_value_show(const cJSON *v, const char *indent); /* for people: a line a member */
+void vl_value_print_model(const cJSON *model, const cJSON *manager); /* a line; '*': the default one */
+void vl_value_show(const cJSON *v, const char *indent);              /* for people: a line a member */
 #endif

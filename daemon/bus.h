@@ -3,6 +3,7 @@
 #ifndef VL_DAEMON_BUS_H
 #define VL_DAEMON_BUS_H
 #include "daemon/manager.h"
+#include "daemon/model.h"
 #include "daemon/query.h"
 #include "daemon/stream.h"
 
@@ -12,6 +13,7 @@
  * off. All on the main thread. */
 int vl_bus_manager_add(struct vl_manager *m, sd_bus_slot **ret);
 int vl_bus_stream_add(struct vl_stream *s, sd_bus_slot **ret);
+int vl_bus_model_add(struct vl_daemon_model *d, sd_bus_slot **ret);
 int vl_bus_captions_add(struct vl_stream *s, sd_bus_slot **ret);
 int vl_bus_query_add(struct vl_manager *m,
                      sd_bus_slot **ret);            /* all queries; each visible to its caller alone */
@@ -19,6 +21,7 @@ int vl_bus_log_add(sd_bus *bus, sd_bus_slot **ret); /* org.freedesktop.LogContro
 
 /* The announcements of changed properties, and the end of a query, to its caller alone. */
 int vl_bus_manager_emit(struct vl_manager *m);
+int vl_bus_model_emit(struct vl_daemon_model *d);
 int vl_bus_stream_emit(struct vl_stream *s);
 int vl_bus_captions_emit(struct vl_stream *s);
 struct vl_query_end {

@@ -10,6 +10,8 @@
 
 static const sd_bus_error_map error_map[] = {
     SD_BUS_ERROR_MAP(VL_BUS_NO_SUCH_STREAM, ENOENT),
+    SD_BUS_ERROR_MAP(VL_BUS_NO_SUCH_MODEL, ESRCH),
+    SD_BUS_ERROR_MAP(VL_BUS_MODEL_IN_USE, ETXTBSY),
     SD_BUS_ERROR_MAP(VL_BUS_STREAM_EXISTS, EEXIST),
     SD_BUS_ERROR_MAP(VL_BUS_INVALID_OPTION, EINVAL),
     SD_BUS_ERROR_MAP(VL_BUS_SOURCE_UNAVAILABLE, EHOSTUNREACH),
@@ -67,6 +69,8 @@ const char *vl_bus_model_error(int code)
         return VL_BUS_MODEL_NOT_READY;
     case ENOMEM:
         return VL_BUS_NO_MEMORY;
+    case EDQUOT:
+        return VL_BUS_OVER_BUDGET;
     case ENOTSUP:
         return VL_BUS_MODEL_UNSUPPORTED;
     default:

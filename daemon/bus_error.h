@@ -10,6 +10,8 @@
  * SD_BUS_ERROR_MAP. */
 #define VL_BUS_ERROR(name)        "org.vlmd.Vision1.Error." name
 #define VL_BUS_NO_SUCH_STREAM     VL_BUS_ERROR("NoSuchStream")
+#define VL_BUS_NO_SUCH_MODEL      VL_BUS_ERROR("NoSuchModel")
+#define VL_BUS_MODEL_IN_USE       VL_BUS_ERROR("ModelInUse")
 #define VL_BUS_STREAM_EXISTS      VL_BUS_ERROR("StreamExists")
 #define VL_BUS_INVALID_OPTION     VL_BUS_ERROR("InvalidOption")
 #define VL_BUS_SOURCE_UNAVAILABLE VL_BUS_ERROR("SourceUnavailable")

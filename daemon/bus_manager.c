@@ -31,17 +31,23 @@ static int add_stream(struct vl_manager *m, sd_bus_message *call, struct vl_stre
                       sd_bus_error *e)
 {
     vl_auto(vl_client) client = NULL;
+    struct vl_daemon_model *model;
     struct vl_stream *s;
     int r = vl_bus_check_caller(m, call, e);
-    if (r < 0 || (r = vl_stream_spec_read(call, spec, e)) < 0 || (r = vl_manager_check_model(m, e)) < 0 ||
-        (r = vl_client_of(m->clients, call, &client)) < 0)
+    if (r < 0 || (r = vl_stream_spec_read(call, spec, e)) < 0)
+        return r;
+    model = spec->model ? vl_manager_find_model(m, spec->model) : m->default_model;
+    if (spec->model && !model)
+        return sd_bus_error_setf(e, VL_BUS_NO_SUCH_MODEL, "there is no model '%.64s'", spec->model);
+    if ((r = vl_daemon_model_want(m, model, e)) < 0 || (r = vl_client_of(m->clients, call, &client)) < 0)
         return r;
     if (vl_manager_find_stream(m, spec->name))
         return sd_bus_error_setf(e, VL_BUS_STREAM_EXISTS, "there is a stream '%s' already", spec->name);
     if (access(m->config->ingest_program, X_OK) < 0)
         return sd_bus_error_setf(e, VL_BUS_SOURCE_UNAVAILABLE, "%s: %s", m->config->ingest_program,
                                  strerror(errno));
-    r = vl_stream_new(&s, m, spec, client->uid, spec->lifetime == VL_LIFETIME_CLIENT ? client : NULL, e);
+    r = vl_stream_new(&s, m, model, spec, client->uid, spec->lifetime == VL_LIFETIME_CLIENT ? client : NULL,
+                      e);
     return r < 0 ? r : sd_bus_reply_method_return(call, "o", s->path);
 }
 
@@ -82,7 +88,7 @@ static int method_get_query(sd_bus_message *call, void *user, sd_bus_error *e)
 }
 
 /* One stream for now. */
-static int read_streams(struct vl_manager *m, sd_bus_message *call, uint64_t *ret_session, sd_bus_error *e)
+static int read_streams(struct vl_manager *m, sd_bus_message *call, struct vl_query_opts *o, sd_bus_error *e)
 {
     const char *path, *first = NULL;
     unsigned n = 0;
@@ -94,14 +100,21 @@ static int read_streams(struct vl_manager *m, sd_bus_message *call, uint64_t *re
     if (n != 1)
         return sd_bus_error_set(e, n ? VL_BUS_NOT_SUPPORTED : SD_BUS_ERROR_INVALID_ARGS,
                                 "a question is about one stream");
-    if ((r = vl_manager_check_model(m, e)) < 0)
-        return r;
     const struct vl_stream *s = vl_manager_stream_at(m, first);
+    if ((r = vl_daemon_model_want(m, s ? s->model : m->default_model, e)) < 0)
+        return r;
     if (!s)
         return sd_bus_error_setf(e, VL_BUS_NO_SUCH_STREAM, "there is no stream %.200s", first);
+    if (s->session == 0 && !strcmp(s->reason, "model"))
+        return sd_bus_error_setf(
+            e, VL_BUS_MODEL_NOT_READY,
+            "the model that watched stream '%s' is gone, and what it remembered; remove the "
+            "stream and add it again",
+            s->spec.name);
     if (s->session == 0)
         return sd_bus_error_setf(e, VL_BUS_SOURCE_UNAVAILABLE, "stream '%s' has no source", s->spec.name);
-    *ret_session = s->session;
+    o->model = s->model;
+    o->session = s->session;
     return 0;
 }
 
@@ -144,10 +157,20 @@ static int check_ranges(uint64_t since, uint64_t until, uint64_t deadline, uint3
     return 0;
 }
 
+/* path NULL: whichever it is. A question about a stream goes to the stream's model. */
+static int check_model(const struct vl_query_opts *o, const char *path, sd_bus_error *e)
+{
+    if (!path || !strcmp(path, o->model->path))
+        return 0;
+    return sd_bus_error_setf(e, VL_BUS_INVALID_OPTION,
+                             "this stream is watched by model '%s', which Model is not",
+                             o->model->config->name);
+}
+
 static int read_options(sd_bus_message *call, uint64_t deadline, bool pipe, struct vl_query_opts *o,
                         sd_bus_error *e)
 {
-    const char *priority = "normal", *format = "text";
+    const char *priority = "normal", *format = "text", *model = NULL;
     uint64_t since = 0, until = 0, seed = 0;
     uint32_t max_tokens = DEFAULT_TOKENS;
     double temperature = 0;
@@ -160,10 +183,11 @@ static int read_options(sd_bus_message *call, uint64_t deadline, bool pipe, stru
         {"Temperature", 'd', &temperature, false},
         {"Seed", 't', &seed, false},
         {"Token", 's', &o->token, false},
+        {"Model", 'o', &model, false},
         {"Format", 's', &format, false}, /* last: AskText does not have it */
     };
     int r = vl_options_read(call, option, sizeof(option) / sizeof(*option) - (pipe ? 0 : 1), e);
-    if (r < 0 || (r = set_priority(o, priority, e)) < 0 ||
+    if (r < 0 || (r = check_model(o, model, e)) < 0 || (r = set_priority(o, priority, e)) < 0 ||
         (r = check_ranges(since, until, deadline, max_tokens, temperature, e)) < 0)
         return r;
     o->jsonl = !strcmp(format, "jsonl");
@@ -183,8 +207,7 @@ static int read_ask(struct vl_manager *m, sd_bus_message *call, bool pipe, struc
                     sd_bus_error *e)
 {
     int r = vl_bus_check_caller(m, call, e);
-    if (r < 0 || (r = read_streams(m, call, &o->session, e)) < 0 ||
-        (r = read_question(call, &o->question, e)) < 0)
+    if (r < 0 || (r = read_streams(m, call, o, e)) < 0 || (r = read_question(call, &o->question, e)) < 0)
         return r;
     return read_options(call, pipe ? ask_deadline : ask_text_deadline, pipe, o, e);
 }
@@ -213,6 +236,24 @@ static int method_ask_text(sd_bus_message *call, void *user, sd_bus_error *e)
     return 1; /* answered when it ends */
 }
 
+/* ---- models ---- */
+
+static int method_set_default_model(sd_bus_message *call, void *user, sd_bus_error *e)
+{
+    struct vl_manager *m = user;
+    const char *path;
+    int r = sd_bus_message_read(call, "o", &path);
+    if (r < 0)
+        return r;
+    struct vl_daemon_model *d = vl_manager_model_at(m, path);
+    if (!d)
+        return sd_bus_error_setf(e, VL_BUS_NO_SUCH_MODEL, "there is no model %.200s", path);
+    if (d->state == VL_DAEMON_MODEL_FAILED)
+        return sd_bus_error_set(e, vl_bus_model_error(d->error.code), d->error.msg);
+    vl_manager_set_default(m, d);
+    return sd_bus_reply_method_return(call, NULL);
+}
+
 /* ---- properties ---- */
 
 static int get_version(sd_bus *bus, const char *path, const char *interface, const char *property,
@@ -235,7 +276,8 @@ static int get_backend(sd_bus *bus, const char *path, const char *interface, con
 {
     const struct vl_manager *m = user;
     (void)bus, (void)path, (void)interface, (void)property, (void)e;
-    return sd_bus_message_append(reply, "s", m->info.kernels ? m->info.kernels : "");
+    const char *kernels = m->default_model ? m->default_model->info.kernels : NULL;
+    return sd_bus_message_append(reply, "s", kernels ? kernels : "");
 }
 
 static int get_state(sd_bus *bus, const char *path, const char *interface, const char *property,
@@ -254,13 +296,19 @@ static int get_status_text(sd_bus *bus, const char *path, const char *interface,
     return sd_bus_message_append(reply, "s", vl_manager_status_text(user, text, sizeof(text)));
 }
 
-static int get_memory(sd_bus *bus, const char *path, const char *interface, const char *property,
-                      sd_bus_message *reply, void *user, sd_bus_error *e)
+static int get_default_model(sd_bus *bus, const char *path, const char *interface, const char *property,
+                             sd_bus_message *reply, void *user, sd_bus_error *e)
 {
     const struct vl_manager *m = user;
     (void)bus, (void)path, (void)interface, (void)property, (void)e;
-    return sd_bus_message_append(reply, "t",
-                                 m->info.weight_bytes + m->info.scratch_bytes + m->info.kv_pool_bytes);
+    return sd_bus_message_append(reply, "o", m->default_model ? m->default_model->path : "/");
+}
+
+static int get_memory(sd_bus *bus, const char *path, const char *interface, const char *property,
+                      sd_bus_message *reply, void *user, sd_bus_error *e)
+{
+    (void)bus, (void)path, (void)interface, (void)property, (void)e;
+    return sd_bus_message_append(reply, "t", vl_manager_used_bytes(user));
 }
 
 static int get_queue_depth(sd_bus *bus, const char *path, const char *interface, const char *property,
@@ -273,7 +321,8 @@ static int get_queue_depth(sd_bus *bus, const char *path, const char *interface,
 
 int vl_bus_manager_emit(struct vl_manager *m)
 {
-    return sd_bus_emit_properties_changed(m->bus, VL_BUS_PATH, INTERFACE, "State", "Backend", NULL);
+    return sd_bus_emit_properties_changed(m->bus, VL_BUS_PATH, INTERFACE, "State", "Backend", "DefaultModel",
+                                          NULL);
 }
 
 /* clang-format off */
@@ -289,11 +338,14 @@ static const sd_bus_vtable vtable[] = {
                             SD_BUS_RESULT("o", query, "h", tokens), method_ask, SD_BUS_VTABLE_UNPRIVILEGED),
     SD_BUS_METHOD_WITH_ARGS("AskText", SD_BUS_ARGS("ao", streams, "s", question, "a{sv}", options),
                             SD_BUS_RESULT("s", answer, "a{sv}", details), method_ask_text, SD_BUS_VTABLE_UNPRIVILEGED),
+    SD_BUS_METHOD_WITH_ARGS("SetDefaultModel", SD_BUS_ARGS("o", model), SD_BUS_NO_RESULT, method_set_default_model,
+                            SD_BUS_VTABLE_UNPRIVILEGED),
     SD_BUS_PROPERTY("Version", "s", get_version, 0, SD_BUS_VTABLE_PROPERTY_CONST),
     SD_BUS_PROPERTY("Features", "as", get_features, 0, SD_BUS_VTABLE_PROPERTY_CONST),
     SD_BUS_PROPERTY("Backend", "s", get_backend, 0, SD_BUS_VTABLE_PROPERTY_EMITS_CHANGE),
     SD_BUS_PROPERTY("State", "s", get_state, 0, SD_BUS_VTABLE_PROPERTY_EMITS_CHANGE),
     SD_BUS_PROPERTY("StatusText", "s", get_status_text, 0, 0),
+    SD_BUS_PROPERTY("DefaultModel", "o", get_default_model, 0, SD_BUS_VTABLE_PROPERTY_EMITS_CHANGE),
     SD_BUS_PROPERTY("MemoryUsedBytes", "t", get_memory, 0, 0),
     SD_BUS_PROPERTY("QueueDepth", "u", get_queue_depth, 0, 0),
     SD_BUS_VTABLE_END,

@@ -102,7 +102,8 @@ static uint64_t usec(int64_t ns)
 static uint64_t window_usec(const struct vl_stream *s)
 {
     return s->spec.window_usec ? s->spec.window_usec
-                               : s->m->info.default_window_frames * s->spec.sample_interval_usec;
+           : s->model          ? s->model->info.default_window_frames * s->spec.sample_interval_usec
+                               : 0;
 }
 
 static int get_u64(sd_bus *bus, const char *path, const char *interface, const char *property,
@@ -117,6 +118,14 @@ static int get_u64(sd_bus *bus, const char *path, const char *interface, const c
                                {0}};
     (void)bus, (void)path, (void)interface, (void)e;
     return sd_bus_message_append(reply, "t", number_of(n, property));
+}
+
+static int get_model(sd_bus *bus, const char *path, const char *interface, const char *property,
+                     sd_bus_message *reply, void *user, sd_bus_error *e)
+{
+    const struct vl_stream *s = user;
+    (void)bus, (void)path, (void)interface, (void)property, (void)e;
+    return sd_bus_message_append(reply, "o", s->model ? s->model->path : "/");
 }
 
 static int get_work(sd_bus *bus, const char *path, const char *interface, const char *property,
@@ -167,6 +176,7 @@ static const sd_bus_vtable vtable[] = {
     SD_BUS_PROPERTY("Name", "s", get_text, 0, SD_BUS_VTABLE_PROPERTY_CONST),
     SD_BUS_PROPERTY("Lifetime", "s", get_text, 0, SD_BUS_VTABLE_PROPERTY_CONST),
     SD_BUS_PROPERTY("OwnerUID", "u", get_u32, 0, SD_BUS_VTABLE_PROPERTY_CONST),
+    SD_BUS_PROPERTY("Model", "o", get_model, 0, SD_BUS_VTABLE_PROPERTY_CONST),
     SD_BUS_PROPERTY("State", "s", get_text, 0, SD_BUS_VTABLE_PROPERTY_EMITS_CHANGE),
     SD_BUS_PROPERTY("StateReason", "s", get_text, 0, SD_BUS_VTABLE_PROPERTY_EMITS_CHANGE),
     SD_BUS_PROPERTY("SampleIntervalUSec", "t", get_u64, 0, SD_BUS_VTABLE_PROPERTY_EMITS_CHANGE),

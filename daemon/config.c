@@ -2,8 +2,7 @@
 /* Copyright vlmd contributors */
 /*
  * What the configuration means: which keys there are, of what kind, where they go. Reading is ini.c's. Every
- * error says file and line. Trap: a .model file only counts when DefaultModel names it, but it is checked all
- * the same.
+ * error says file and line. Which models there are is config_model.c's.
  */
 #include "daemon/config.h"
 
@@ -104,6 +103,31 @@ int vl_config_time_usec(const char *s, uint64_t *ret)
     return 0;
 }
 
+int vl_config_size(const char *s, uint64_t *ret)
+{
+    static const char unit[] = "KMGT";
+    uint64_t v = 0;
+    if (!strcmp(s, "infinity")) {
+        *ret = UINT64_MAX;
+        return 0;
+    }
+    if (!isdigit((unsigned char)*s))
+        return -EINVAL;
+    for (; isdigit((unsigned char)*s); s++)
+        if (__builtin_mul_overflow(v, 10, &v) || __builtin_add_overflow(v, (uint64_t)(*s - '0'), &v))
+            return -EINVAL;
+    const char *u = *s ? strchr(unit, *s) : NULL;
+    if (*s && (!u || s[1]))
+        return -EINVAL;
+    for (ptrdiff_t i = u ? u - unit : -1; i >= 0; i--)
+        if (__builtin_mul_overflow(v, 1024, &v))
+            return -EINVAL;
+    if (v == 0 || v == UINT64_MAX)
+        return -EINVAL;
+    *ret = v;
+    return 0;
+}
+
 static int count(const char *s, uint32_t min, uint32_t max, uint32_t *ret)
 {
     uint64_t v = 0;
@@ -122,7 +146,7 @@ static int count(const char *s, uint32_t min, uint32_t max, uint32_t *ret)
 
 /* ---- the keys ---- */
 
-enum kind { STRING, COUNT, TIME, BOOL, GATE };
+enum kind { STRING, COUNT, TIME, BOOL, GATE, SIZE, PRELOAD, KV_FORMAT };
 struct key {
     const char *section, *key;
     enum kind kind;
@@ -130,14 +154,9 @@ struct key {
     uint32_t min, max; /* COUNT */
 };
 
-/* A .model file, before we know whether it is the one. */
-struct model_file {
-    char *text, *projector;
-};
-
 #define AT(type, member) offsetof(struct type, member)
 static const struct key conf_keys[] = {
-    {"Manager", "DefaultModel", STRING, AT(vl_config, model_name), 0, 0},
+    {"Manager", "DefaultModel", STRING, AT(vl_config, default_model), 0, 0},
     {"Manager", "Backend", STRING, AT(vl_config, backend), 0, 0},
     {"Manager", "Workers", COUNT, AT(vl_config, workers), 0, 256},
     {"Manager", "MaxStreams", COUNT, AT(vl_config, max_streams), 1, VL_LIMIT_ALL_STREAMS},
@@ -145,13 +164,16 @@ static const struct key conf_keys[] = {
     {0},
 };
 static const struct key model_keys[] = {
-    {"Model", "Text", STRING, AT(model_file, text), 0, 0},
-    {"Model", "Projector", STRING, AT(model_file, projector), 0, 0},
+    {"Model", "Text", STRING, AT(vl_model_config, text), 0, 0},
+    {"Model", "Projector", STRING, AT(vl_model_config, projector), 0, 0},
+    {"Model", "Preload", PRELOAD, AT(vl_model_config, preload), 0, 0},
+    {"Model", "KVFormat", KV_FORMAT, 0, 0, 0},
     {0},
 };
 static const struct key stream_keys[] = {
     {"Stream", "Uri", STRING, AT(vl_stream_spec, uri), 0, 0},
     {"Stream", "Path", STRING, AT(vl_stream_spec, path), 0, 0},
+    {"Stream", "Model", STRING, AT(vl_stream_spec, model), 0, 0},
     {"Stream", "SampleInterval", TIME, AT(vl_stream_spec, sample_interval_usec), 0, 0},
     {"Stream", "Window", TIME, AT(vl_stream_spec, window_usec), 0, 0},
     {"Stream", "Reducer", STRING, AT(vl_stream_spec, reducer), 0, 0},
@@ -170,6 +192,15 @@ struct target {
     void *base;
     bool strict;
 };
+
+static int set_preload(const char *value, enum vl_preload *ret)
+{
+    bool yes;
+    int r = vl_config_bool(value, &yes);
+    if (r == 0)
+        *ret = yes ? VL_PRELOAD_YES : VL_PRELOAD_NO;
+    return r;
+}
 
 static int set_value(const struct key *k, void *base, const char *value, const char **ret_expected)
 {
@@ -195,6 +226,15 @@ static int set_value(const struct key *k, void *base, const char *value, const c
     case GATE:
         *ret_expected = "none or change";
         return vl_gate_from_name(value, at);
+    case SIZE:
+        *ret_expected = "a size like 512M or 4G, or infinity";
+        return vl_config_size(value, at);
+    case PRELOAD:
+        *ret_expected = "yes or no";
+        return set_preload(value, at);
+    case KV_FORMAT:
+        *ret_expected = "f16, the one format that keys and values are kept in";
+        return strcmp(value, "f16") == 0 ? 0 : -EINVAL;
     }
     return -EINVAL;
 }
@@ -262,6 +302,48 @@ int vl_config_new(struct vl_config **ret)
     return 0;
 }
 
+static void model_done(struct vl_model_config *m)
+{
+    free(m->name);
+    free(m->text);
+    free(m->projector);
+    *m = (struct vl_model_config){0};
+}
+
+const struct vl_model_config *vl_config_model(const struct vl_config *c, const char *name)
+{
+    for (size_t i = 0; i < c->n_models; i++)
+        if (!strcmp(c->model[i].name, name))
+            return &c->model[i];
+    return NULL;
+}
+
+const struct vl_model_config *vl_config_default(const struct vl_config *c)
+{
+    return c->default_model ? vl_config_model(c, c->default_model) : NULL;
+}
+
+int vl_config_add_model(struct vl_config *c, struct vl_model_config *m, bool keep)
+{
+    struct vl_model_config *old = (struct vl_model_config *)vl_config_model(c, m->name), *all;
+    if (old && keep) {
+        model_done(m);
+        return 0;
+    }
+    if (!old) {
+        all = realloc(c->model, (c->n_models + 1) * sizeof(*all));
+        if (!all)
+            return -ENOMEM;
+        c->model = all;
+        old = &all[c->n_models++];
+        *old = (struct vl_model_config){0};
+    }
+    model_done(old);
+    *old = *m;
+    *m = (struct vl_model_config){0};
+    return 0;
+}
+
 struct vl_config *vl_config_unref(struct vl_config *c)
 {
     if (!c)
@@ -269,10 +351,11 @@ struct vl_config *vl_config_unref(struct vl_config *c)
     for (size_t i = 0; i < c->n_streams; i++)
         vl_stream_spec_done(&c->stream[i]);
     free(c->stream);
+    for (size_t i = 0; i < c->n_models; i++)
+        model_done(&c->model[i]);
+    free(c->model);
     free(c->dir);
-    free(c->text);
-    free(c->projector);
-    free(c->model_name);
+    free(c->default_model);
     free(c->backend);
     free(c->ingest_program);
     free(c);
@@ -328,26 +411,21 @@ static int parse_stream(struct vl_config *c, const char *file, const char *text,
     return r;
 }
 
-static bool is_default(const struct vl_config *c, const char *file)
-{
-    vl_autofree char *name = stem(file);
-    return name && c->model_name && !strcmp(name, c->model_name);
-}
-
 static int parse_model(struct vl_config *c, const char *file, const char *text, size_t len, bool strict,
                        struct vl_error *err)
 {
-    struct model_file m = {0};
+    struct vl_model_config m = {0};
     struct target t = {model_keys, &m, strict};
     int r = parse(&t, file, text, len, err);
     if (r == 0 && !m.text)
         r = vl_error_set(err, -EINVAL, "%s: [Model] needs Text=", file);
-    if (r == 0 && is_default(c, file) && !c->text) {
-        c->text = vl_steal(m.text);
-        c->projector = vl_steal(m.projector);
-    }
-    free(m.text);
-    free(m.projector);
+    if (r == 0 && c->n_models >= MAX_FILES)
+        r = vl_error_set(err, -EINVAL, "%s: more than %d models", file, MAX_FILES);
+    if (r == 0 && !(m.name = stem(file)))
+        r = -ENOMEM;
+    if (r == 0)
+        r = vl_config_add_model(c, &m, false);
+    model_done(&m);
     return r;
 }
 
@@ -474,66 +552,13 @@ static int load_files(struct vl_config *c, const struct vl_config_from *from, st
     return load_folder(c, c->dir, "streams.d", "stream", from->strict, err);
 }
 
-/* ---- the model's files ---- */
-
-/* A bare name is searched in the model folders; what is nowhere is left as it is, and the engine says so. */
-static int find_model_file(const struct vl_config *c, char **inout)
-{
-    static const char *const folder[] = {"/var/lib/vlmd/models", VLMD_DATADIR "/models"};
-    char path[MAX_PATH];
-    if (!*inout || strchr(*inout, '/'))
-        return 0;
-    for (size_t i = 0; i < 3; i++) {
-        int n = i == 0 ? snprintf(path, sizeof(path), "%s/models/%s", c->dir, *inout)
-                       : snprintf(path, sizeof(path), "%s/%s", folder[i - 1], *inout);
-        if (n >= (int)sizeof(path) || access(path, R_OK) < 0)
-            continue;
-        free(*inout);
-        *inout = strdup(path);
-        return *inout ? 0 : -ENOMEM;
-    }
-    return 0;
-}
+/* ---- the rest ---- */
 
 static int set_string(char **dest, const char *s)
 {
     free(*dest);
     *dest = s ? strdup(s) : NULL;
     return s && !*dest ? -ENOMEM : 0;
-}
-
-/* The pair that is installed with us, when nothing else was asked for and it is there. */
-static int use_builtin(struct vl_config *c)
-{
-    static const char text[] = VLMD_DATADIR "/models/" VLMD_BUILTIN_TEXT,
-                      projector[] = VLMD_DATADIR "/models/" VLMD_BUILTIN_PROJECTOR;
-    if (access(text, R_OK) < 0)
-        return 0;
-    int r = set_string(&c->model_name, "builtin");
-    if (r == 0)
-        r = set_string(&c->text, text);
-    return r == 0 ? set_string(&c->projector, projector) : r;
-}
-
-static int choose_model(struct vl_config *c, const struct vl_config_from *from, struct vl_error *err)
-{
-    int r;
-    if (from->text) {
-        if ((r = set_string(&c->text, from->text)) < 0 ||
-            (r = set_string(&c->projector, from->projector)) < 0)
-            return r;
-        free(c->model_name);
-        c->model_name = stem(from->text);
-        return c->model_name ? 0 : -ENOMEM;
-    }
-    if (c->model_name && strcmp(c->model_name, "builtin") != 0) {
-        if (!c->text)
-            return vl_error_set(err, -EINVAL, "DefaultModel=%s: there is no %s/models.d/%s.model",
-                                c->model_name, c->dir, c->model_name);
-        r = find_model_file(c, &c->text);
-        return r < 0 ? r : find_model_file(c, &c->projector);
-    }
-    return use_builtin(c);
 }
 
 /* Beside our own program (a build that is not installed has it in pipelines/), else where it is installed. */
@@ -559,7 +584,8 @@ int vl_config_load(struct vl_config **ret, const struct vl_config_from *from, st
     if (r < 0)
         return r;
     c->system = from->system;
-    if ((r = load_files(c, from, err)) < 0 || (r = choose_model(c, from, err)) < 0)
+    c->no_preload = from->no_preload;
+    if ((r = load_files(c, from, err)) < 0 || (r = vl_config_find_models(c, from, err)) < 0)
         return r;
     if (c->backend && !strcmp(c->backend, "auto"))
         (void)set_string(&c->backend, NULL); /* freeing cannot fail */

@@ -39,6 +39,7 @@ static const char help[] =
     "  --config=DIR|FILE    configuration: vlmd.conf, vlmd.conf.d, models.d, streams.d\n"
     "  --model=F            language part of the model, in place of the configured one\n"
     "  --mmproj=F           its vision part\n"
+    "  --no-preload         load a model only when somebody wants it\n"
     "  --ingest=PROGRAM     the vlmd-ingest to run\n"
     "  --check-config       read the configuration strictly, say what is wrong with it, and end\n"
     "  --debug              log more\n"
@@ -55,19 +56,26 @@ static void print_help(void)
 /* 0: go on; else exit with *ret_code. */
 static int parse_args(int argc, char **argv, struct args *ret, int *ret_code)
 {
-    enum { SYSTEM = 256, BUS_ADDRESS, CONFIG, MODEL, MMPROJ, INGEST, CHECK_CONFIG, DEBUG, VERSION, HELP };
+    enum {
+        SYSTEM = 256,
+        BUS_ADDRESS,
+        CONFIG,
+        MODEL,
+        MMPROJ,
+        NO_PRELOAD,
+        INGEST,
+        CHECK_CONFIG,
+        DEBUG,
+        VERSION,
+        HELP
+    };
     static const struct option options[] = {
-        {"system", no_argument, NULL, SYSTEM},
-        {"bus-address", required_argument, NULL, BUS_ADDRESS},
-        {"config", required_argument, NULL, CONFIG},
-        {"model", required_argument, NULL, MODEL},
-        {"mmproj", required_argument, NULL, MMPROJ},
-        {"ingest", required_argument, NULL, INGEST},
-        {"check-config", no_argument, NULL, CHECK_CONFIG},
-        {"debug", no_argument, NULL, DEBUG},
-        {"version", no_argument, NULL, VERSION},
-        {"help", no_argument, NULL, HELP},
-        {0},
+        {"system", no_argument, NULL, SYSTEM},       {"bus-address", required_argument, NULL, BUS_ADDRESS},
+        {"config", required_argument, NULL, CONFIG}, {"model", required_argument, NULL, MODEL},
+        {"mmproj", required_argument, NULL, MMPROJ}, {"no-preload", no_argument, NULL, NO_PRELOAD},
+        {"ingest", required_argument, NULL, INGEST}, {"check-config", no_argument, NULL, CHECK_CONFIG},
+        {"debug", no_argument, NULL, DEBUG},         {"version", no_argument, NULL, VERSION},
+        {"help", no_argument, NULL, HELP},           {0},
     };
     int c;
     *ret_code = 0;
@@ -87,6 +95,9 @@ static int parse_args(int argc, char **argv, struct args *ret, int *ret_code)
             break;
         case MMPROJ:
             ret->from.projector = optarg;
+            break;
+        case NO_PRELOAD:
+            ret->from.no_preload = true;
             break;
         case INGEST:
             ret->from.ingest_program = optarg;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* Copyright vlmd contributors */
 /*
- * The root object: it starts the engine, takes its events to the stream or query they are for, and knows in
- * what state the whole is. Daemon lifetime, main thread.
+ * The root object: it has the models, takes their engines' events to the stream or query they are for, and
+ * knows in what state the whole is. Daemon lifetime, main thread.
  */
 #include "daemon/manager.h"
 
@@ -12,19 +12,18 @@
 #include "daemon/bus.h"
 #include "daemon/bus_error.h"
 #include "daemon/config.h"
+#include "daemon/model.h"
 
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/epoll.h>
 
 #define EMIT_NS (VL_NSEC_PER_SEC / 2)
-enum { MAX_EVENTS = 64 }; /* of the engine in one go, so that the bus is never kept waiting */
 
 static const char *const state_names[VL_MANAGER_STATE_COUNT] = {
-    [VL_MANAGER_LOADING] = "loading", [VL_MANAGER_READY] = "ready",       [VL_MANAGER_NO_MODEL] = "no-model",
-    [VL_MANAGER_FAILED] = "failed",   [VL_MANAGER_STOPPING] = "stopping",
+    [VL_MANAGER_LOADING] = "loading",   [VL_MANAGER_READY] = "ready",   [VL_MANAGER_IDLE] = "idle",
+    [VL_MANAGER_NO_MODEL] = "no-model", [VL_MANAGER_FAILED] = "failed", [VL_MANAGER_STOPPING] = "stopping",
 };
 
 const char *vl_manager_state_name(enum vl_manager_state s)
@@ -50,27 +49,33 @@ struct vl_stream *vl_manager_stream_at(const struct vl_manager *m, const char *p
     return NULL;
 }
 
-int vl_manager_check_model(const struct vl_manager *m, sd_bus_error *e)
+struct vl_daemon_model *vl_manager_find_model(const struct vl_manager *m, const char *name)
 {
-    switch (m->state) {
-    case VL_MANAGER_STOPPING:
-        return sd_bus_error_set(e, VL_BUS_CANCELLED, "the daemon is stopping");
-    case VL_MANAGER_NO_MODEL:
-        return sd_bus_error_set(e, VL_BUS_MODEL_NOT_READY, m->model_error.msg);
-    case VL_MANAGER_FAILED:
-        return sd_bus_error_set(e, vl_bus_model_error(m->model_error.code), m->model_error.msg);
-    default: /* while it is loading, the engine keeps what it is asked */
-        return 0;
-    }
+    for (struct vl_daemon_model *d = m->models; d; d = d->next)
+        if (!strcmp(d->config->name, name))
+            return d;
+    return NULL;
 }
 
-static uint64_t used_bytes(const struct vl_manager *m)
+struct vl_daemon_model *vl_manager_model_at(const struct vl_manager *m, const char *path)
 {
-    return m->info.weight_bytes + m->info.scratch_bytes + m->info.kv_pool_bytes;
+    for (struct vl_daemon_model *d = m->models; d; d = d->next)
+        if (!strcmp(d->path, path))
+            return d;
+    return NULL;
 }
 
-char *vl_manager_status_text(const struct vl_manager *m, char *buf, size_t size)
+uint64_t vl_manager_used_bytes(const struct vl_manager *m)
 {
+    uint64_t n = vl_leaving_bytes(m->leaving);
+    for (const struct vl_daemon_model *d = m->models; d; d = d->next)
+        n += vl_daemon_model_bytes(d);
+    return n;
+}
+
+static void running_text(const struct vl_manager *m, char *buf, size_t size)
+{
+    const struct vl_engine_info *info = &m->default_model->info;
     unsigned n = 0;
     int64_t lag_ns = 0;
     for (const struct vl_stream *s = m->streams; s; s = s->next) {
@@ -78,15 +83,23 @@ char *vl_manager_status_text(const struct vl_manager *m, char *buf, size_t size)
         if (s->state == VL_STREAM_RUNNING && s->stats.lag_ns > lag_ns)
             lag_ns = s->stats.lag_ns;
     }
+    (void)snprintf(buf, size, "%s (%s, %s), %u stream%s, lag %.1f s, %" PRIu64 " MiB", info->model_name,
+                   info->arch, info->quantization, n, n == 1 ? "" : "s",
+                   (double)lag_ns / (double)VL_NSEC_PER_SEC, vl_manager_used_bytes(m) >> 20);
+}
+
+char *vl_manager_status_text(const struct vl_manager *m, char *buf, size_t size)
+{
+    const struct vl_daemon_model *d = m->default_model;
+    const char *why = d ? d->error.msg : m->no_model.msg;
     if (m->state == VL_MANAGER_READY)
-        (void)snprintf(buf, size, "%s (%s, %s), %u stream%s, lag %.1f s, %" PRIu64 " MiB", m->info.model_name,
-                       m->info.arch, m->info.quantization, n, n == 1 ? "" : "s",
-                       (double)lag_ns / (double)VL_NSEC_PER_SEC, used_bytes(m) >> 20);
-    else if (m->state == VL_MANAGER_LOADING)
-        (void)snprintf(buf, size, "loading %s", m->config->model_name);
+        running_text(m, buf, size);
+    else if (m->state == VL_MANAGER_LOADING && d)
+        (void)snprintf(buf, size, "loading %s %.0f %%", d->config->name, 100 * vl_daemon_model_progress(d));
+    else if (m->state == VL_MANAGER_IDLE)
+        (void)snprintf(buf, size, "%s is not loaded; the first question or stream loads it", d->config->name);
     else
-        (void)snprintf(buf, size, "%s%s%s", state_names[m->state], m->model_error.msg[0] ? ": " : "",
-                       m->model_error.msg);
+        (void)snprintf(buf, size, "%s%s%s", state_names[m->state], why[0] ? ": " : "", why);
     return buf;
 }
 
@@ -98,6 +111,11 @@ static void emit_due(struct vl_manager *m)
     if (m->changed)
         (void)vl_bus_manager_emit(m); /* an announcement that is lost is no error: properties can be read */
     m->changed = false;
+    for (struct vl_daemon_model *d = m->models; d; d = d->next) {
+        if (d->changed)
+            (void)vl_bus_model_emit(d); /* as above */
+        d->changed = false;
+    }
     for (struct vl_stream *s = m->streams; s; s = s->next) {
         if (s->changed)
             (void)(vl_bus_stream_emit(s) < 0 || vl_bus_captions_emit(s) < 0); /* as above */
@@ -113,12 +131,8 @@ static int on_emit(sd_event_source *s, uint64_t usec, void *user)
     return 0;
 }
 
-void vl_manager_changed(struct vl_manager *m, struct vl_stream *s)
+static void emit_soon(struct vl_manager *m)
 {
-    if (s)
-        s->changed = true;
-    else
-        m->changed = true;
     int64_t due = m->emitted_ns + EMIT_NS;
     int on = SD_EVENT_OFF;
     (void)sd_event_source_get_enabled(m->emit, &on);
@@ -126,6 +140,33 @@ void vl_manager_changed(struct vl_manager *m, struct vl_stream *s)
         return;
     (void)sd_event_source_set_time(m->emit, (uint64_t)(due / VL_NSEC_PER_USEC)); /* in the past: at once */
     (void)sd_event_source_set_enabled(m->emit, SD_EVENT_ONESHOT);
+}
+
+void vl_manager_changed(struct vl_manager *m, struct vl_stream *s)
+{
+    if (s)
+        s->changed = true;
+    else
+        m->changed = true;
+    emit_soon(m);
+}
+
+/* ---- what models tell ---- */
+
+static enum vl_manager_state state_of(const struct vl_daemon_model *d)
+{
+    if (!d)
+        return VL_MANAGER_NO_MODEL;
+    switch (d->state) {
+    case VL_DAEMON_MODEL_LOADING:
+        return VL_MANAGER_LOADING;
+    case VL_DAEMON_MODEL_READY:
+        return VL_MANAGER_READY;
+    case VL_DAEMON_MODEL_FAILED:
+        return d->error.code == -ENOENT ? VL_MANAGER_NO_MODEL : VL_MANAGER_FAILED;
+    default:
+        return VL_MANAGER_IDLE;
+    }
 }
 
 static void set_state(struct vl_manager *m, enum vl_manager_state state)
@@ -138,53 +179,46 @@ static void set_state(struct vl_manager *m, enum vl_manager_state state)
         m->state_changed(m->user);
 }
 
-/* ---- events of the engine ---- */
-
-static void on_model(struct vl_manager *m, const struct vl_event *ev)
+void vl_manager_model_changed(struct vl_manager *m, struct vl_daemon_model *d)
 {
-    if (ev->type == VL_EVENT_READY && vl_engine_get_info(m->engine, &m->info) == 0) {
-        vl_log(VL_LOG_INFO, "model", "%s: %s, %s, %s", m->info.model_name, m->info.arch, m->info.quantization,
-               m->info.kernels);
-        set_state(m, VL_MANAGER_READY);
-        return;
-    }
-    m->model_error = ev->error;
-    vl_log(VL_LOG_ERR, "model", "%s", ev->error.msg);
-    set_state(m, ev->error.code == -ENOENT ? VL_MANAGER_NO_MODEL : VL_MANAGER_FAILED);
-    for (struct vl_stream *s = m->streams; s; s = s->next)
-        if (s->session)
-            vl_stream_event(s, ev);
+    d->changed = true;
+    emit_soon(m);
+    if (d == m->default_model)
+        set_state(m, state_of(d));
 }
 
-static void dispatch(struct vl_manager *m, const struct vl_event *ev)
+void vl_manager_set_default(struct vl_manager *m, struct vl_daemon_model *d)
+{
+    m->default_model = d;
+    set_state(m, state_of(d));
+}
+
+void vl_manager_engine_event(struct vl_manager *m, struct vl_daemon_model *d, const struct vl_event *ev)
 {
     if (ev->turn != 0) {
         for (struct vl_query *q = m->queries; q; q = q->next)
-            if (q->turn == ev->turn) {
+            if (q->model == d && q->turn == ev->turn && q->state != VL_QUERY_FINISHED) {
                 vl_query_event(q, ev);
                 return;
             }
-    } else if (ev->session != 0) {
+    } else {
         for (struct vl_stream *s = m->streams; s; s = s->next)
-            if (s->session == ev->session) {
+            if (s->model == d && s->session == ev->session) {
                 vl_stream_event(s, ev);
                 return;
             }
-    } else {
-        on_model(m, ev);
     }
 }
 
-static int on_engine(sd_event_source *s, int fd, uint32_t revents, void *user)
+void vl_manager_model_gone(struct vl_manager *m, struct vl_daemon_model *d, const char *status,
+                           const char *error, const char *message)
 {
-    struct vl_manager *m = user;
-    struct vl_event ev;
-    (void)s;
-    (void)fd;
-    (void)revents;
-    for (int n = 0; n < MAX_EVENTS && vl_engine_next_event(m->engine, &ev) == 0; n++)
-        dispatch(m, &ev);
-    return 0;
+    for (struct vl_query *q = m->queries; q; q = q->next)
+        if (q->model == d)
+            vl_query_finish(q, status, error, message);
+    for (struct vl_stream *s = m->streams; s; s = s->next)
+        if (s->model == d && s->session != 0)
+            vl_stream_model_gone(s, message);
 }
 
 /* ---- life ---- */
@@ -218,6 +252,20 @@ static int add_objects(struct vl_manager *m)
     return r;
 }
 
+static int add_models(struct vl_manager *m)
+{
+    const struct vl_config *c = m->config;
+    for (size_t i = 0; i < c->n_models; i++) {
+        struct vl_daemon_model *d;
+        int r = vl_daemon_model_new(&d, m, &c->model[i]);
+        if (r < 0)
+            return r;
+        if (c->default_model && !strcmp(c->default_model, d->config->name))
+            m->default_model = d;
+    }
+    return 0;
+}
+
 int vl_manager_new(struct vl_manager **ret, sd_event *event, sd_bus *bus, const struct vl_config *config,
                    struct vl_error *err)
 {
@@ -238,6 +286,8 @@ int vl_manager_new(struct vl_manager **ret, sd_event *event, sd_bus *bus, const 
         r = sd_event_source_set_enabled(m->emit, SD_EVENT_OFF);
     if (r >= 0)
         r = add_objects(m);
+    if (r >= 0)
+        r = add_models(m);
     if (r < 0)
         return vl_error_set(err, r, "cannot put objects on the bus: %s", strerror(-r));
     *ret = vl_steal(m);
@@ -254,45 +304,58 @@ static void add_configured(struct vl_manager *m, const struct vl_stream_spec *co
     int r = vl_stream_spec_copy(&spec, configured);
     if (r == 0 && spec.path && (spec.fd = open(spec.path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK)) < 0)
         vl_log_with(VL_LOG_WARNING, "stream", &field, 1, "%s: %s: %s", spec.name, spec.path, strerror(errno));
+    struct vl_daemon_model *d = spec.model ? vl_manager_find_model(m, spec.model) : m->default_model;
+    if (r == 0 && vl_daemon_model_want(m, d, NULL) < 0)
+        d = NULL; /* what is wrong with it was said; the stream is there, and failed */
     if (r == 0)
-        r = vl_stream_new(&s, m, &spec, getuid(), NULL, &e);
+        r = vl_stream_new(&s, m, d, &spec, getuid(), NULL, &e);
     if (r < 0)
         vl_log_with(VL_LOG_ERR, "stream", &field, 1, "%s: %s", configured->name,
                     e.message ? e.message : strerror(-r));
     sd_bus_error_free(&e);
 }
 
-static int start_engine(struct vl_manager *m, struct vl_error *err)
+static void say_no_model(struct vl_manager *m)
 {
     const struct vl_config *c = m->config;
-    struct vl_engine_opts o = {
-        .backend = c->backend,
-        .model = c->text,
-        .mmproj = c->projector,
-        .max_sessions = c->max_streams,
-        .max_queue = c->max_queries,
-        .n_workers = c->workers,
-    };
-    int r = vl_engine_new(&m->engine, &o, err);
-    if (r < 0)
-        return r;
-    r = sd_event_add_io(m->event, &m->events, vl_engine_event_fd(m->engine), EPOLLIN, on_engine, m);
-    return r < 0 ? vl_error_set(err, r, "cannot watch the engine: %s", strerror(-r)) : 0;
+    if (c->n_models == 0)
+        (void)vl_error_set(
+            &m->no_model, -ENOENT,
+            "no model is configured: start vlmd with --model F --mmproj F, or set DefaultModel=");
+    else
+        (void)vl_error_set(
+            &m->no_model, -ENOENT,
+            "there are %zu models and none is the default: set DefaultModel=, or choose one with "
+            "SetDefaultModel (vlmctl model default %s)",
+            c->n_models, c->model[0].name);
+    vl_log(VL_LOG_WARNING, "model", "%s", m->no_model.msg);
+}
+
+static bool loads_at_start(const struct vl_manager *m, const struct vl_daemon_model *d)
+{
+    if (m->config->no_preload || d->config->preload == VL_PRELOAD_NO)
+        return false;
+    return d == m->default_model || d->config->preload == VL_PRELOAD_YES;
+}
+
+static int start_models(struct vl_manager *m, struct vl_error *err)
+{
+    if (!m->default_model)
+        say_no_model(m);
+    for (struct vl_daemon_model *d = m->models; d; d = d->next) {
+        int r = loads_at_start(m, d) ? vl_daemon_model_load(d, err) : 0;
+        if (r == -EINVAL) /* no file was looked at yet: a backend or a number that does not exist */
+            return r;
+    }
+    set_state(m, state_of(m->default_model));
+    return 0;
 }
 
 int vl_manager_start(struct vl_manager *m, struct vl_error *err)
 {
-    if (!m->config->text) {
-        (void)vl_error_set(
-            &m->model_error, -ENOENT,
-            "no model is configured: start vlmd with --model F --mmproj F, or set DefaultModel=");
-        set_state(m, VL_MANAGER_NO_MODEL);
-        vl_log(VL_LOG_WARNING, "model", "%s", m->model_error.msg);
-    } else {
-        int r = start_engine(m, err);
-        if (r < 0)
-            return r;
-    }
+    int r = start_models(m, err);
+    if (r < 0)
+        return r;
     for (size_t i = 0; i < m->config->n_streams; i++)
         add_configured(m, &m->config->stream[i]);
     return 0;
@@ -328,11 +391,13 @@ struct vl_manager *vl_manager_unref(struct vl_manager *m)
         (void)vl_query_unref(m->queries);
     while (m->streams)
         (void)vl_stream_unref(m->streams);
+    while (m->models)
+        (void)vl_daemon_model_unref(m->models);
+    while (m->leaving)
+        (void)vl_leaving_unref(m->leaving);
     for (size_t i = 0; i < sizeof(m->slot) / sizeof(*m->slot); i++)
         (void)sd_bus_slot_unref(m->slot[i]);
-    (void)sd_event_source_disable_unref(m->events);
     (void)sd_event_source_disable_unref(m->emit);
-    (void)vl_engine_unref(m->engine);
     (void)vl_children_unref(m->children);
     (void)vl_access_unref(m->access);
     (void)vl_limits_unref(m->limits);

@@ -11,6 +11,8 @@
 #include "base/log.h"
 #include "daemon/bus.h"
 #include "daemon/bus_error.h"
+#include "daemon/config.h"
+#include "daemon/model.h"
 #include "daemon/stream.h"
 
 #include <cjson/cJSON.h>
@@ -122,9 +124,34 @@ static void finish(struct vl_query *q, const struct vl_query_end *end)
     forget_oldest(q->m, q);
 }
 
-static void finish_because(struct vl_query *q, const char *status, const char *error, const char *message)
+void vl_query_finish(struct vl_query *q, const char *status, const char *error, const char *message)
 {
     struct vl_query_end end = {.status = status, .error = error, .message = message};
+    finish(q, &end);
+}
+
+static void cancel_turn(struct vl_query *q)
+{
+    if (q->model->engine)
+        (void)vl_engine_cancel(q->model->engine, q->turn); /* too late is no error */
+}
+
+/* What was wanted while the model loads and did not come in time has another cause than a slow answer. */
+static void late(struct vl_query *q, const struct vl_turn_stats *stats)
+{
+    char text[320];
+    struct vl_query_end end = {.status = "deadline",
+                               .error = VL_BUS_DEADLINE_EXCEEDED,
+                               .message = "there was no time for the whole answer"};
+    if (stats)
+        end.stats = *stats;
+    if (q->model->state == VL_DAEMON_MODEL_LOADING) {
+        (void)snprintf(text, sizeof(text),
+                       "model '%s' is still loading (%.0f %%); ask again later or with a longer deadline",
+                       q->model->config->name, 100 * vl_daemon_model_progress(q->model));
+        end.error = VL_BUS_MODEL_NOT_READY;
+        end.message = text;
+    }
     finish(q, &end);
 }
 
@@ -132,8 +159,8 @@ void vl_query_cancel(struct vl_query *q)
 {
     if (q->state == VL_QUERY_FINISHED)
         return;
-    (void)vl_engine_cancel(q->m->engine, q->turn); /* too late is no error */
-    finish_because(q, "cancelled", VL_BUS_CANCELLED, "cancelled");
+    cancel_turn(q);
+    vl_query_finish(q, "cancelled", VL_BUS_CANCELLED, "cancelled");
 }
 
 static void on_pipe_gone(void *user)
@@ -152,8 +179,8 @@ static int on_timer(sd_event_source *s, uint64_t usec, void *user)
         (void)vl_query_unref(q);
         return 0;
     }
-    (void)vl_engine_cancel(q->m->engine, q->turn); /* too late is no error */
-    finish_because(q, "deadline", VL_BUS_DEADLINE_EXCEEDED, "there was no time for the whole answer");
+    cancel_turn(q);
+    late(q, NULL);
     return 0;
 }
 
@@ -167,8 +194,8 @@ static int set_timer(struct vl_query *q, uint64_t usec)
 
 static void slow_reader(struct vl_query *q)
 {
-    (void)vl_engine_cancel(q->m->engine, q->turn); /* too late is no error */
-    finish_because(q, "failed", VL_BUS_SLOW_READER, "the reader is 256 KiB behind");
+    cancel_turn(q);
+    vl_query_finish(q, "failed", VL_BUS_SLOW_READER, "the reader is 256 KiB behind");
 }
 
 static void write_piece(struct vl_query *q, const struct vl_event *ev)
@@ -189,7 +216,7 @@ static void write_piece(struct vl_query *q, const struct vl_event *ev)
     if (r == VL_REPLY_PIPE_FULL)
         slow_reader(q);
     else if (r == -ENOMEM)
-        finish_because(q, "failed", VL_BUS_NO_MEMORY, "out of memory");
+        vl_query_finish(q, "failed", VL_BUS_NO_MEMORY, "out of memory");
     /* a reader who has gone is heard of by the pipe's own event */
 }
 
@@ -198,8 +225,8 @@ static void keep_piece(struct vl_query *q, const struct vl_event *ev)
     char *answer =
         q->n_answer + ev->len <= VL_LIMIT_ANSWER_BYTES ? realloc(q->answer, q->n_answer + ev->len + 1) : NULL;
     if (!answer) {
-        (void)vl_engine_cancel(q->m->engine, q->turn); /* too late is no error */
-        finish_because(q, "failed", VL_BUS_NO_MEMORY, "the answer does not fit in memory; use Ask");
+        cancel_turn(q);
+        vl_query_finish(q, "failed", VL_BUS_NO_MEMORY, "the answer does not fit in memory; use Ask");
         return;
     }
     memcpy(answer + q->n_answer, ev->text, ev->len);
@@ -240,8 +267,11 @@ static void nothing_seen(struct vl_query *q, const struct vl_event *ev)
 static void failed(struct vl_query *q, const struct vl_event *ev)
 {
     sd_bus_error e = SD_BUS_ERROR_NULL;
-    if (vl_manager_check_model(q->m, &e) >= 0)
-        (void)vl_bus_error_from(&e, ev->error.code < 0 ? ev->error.code : -EIO, &ev->error);
+    int code = ev->error.code < 0 ? ev->error.code : -EIO;
+    if (q->model->state == VL_DAEMON_MODEL_LOADING) /* it failed: the engine's own word of it is under way */
+        (void)sd_bus_error_set(&e, vl_bus_model_error(code), ev->error.msg);
+    else
+        (void)vl_bus_error_from(&e, code, &ev->error);
     struct vl_query_end end = {
         .status = "failed", .error = e.name, .message = e.message, .stats = ev->turn_stats};
     finish(q, &end);
@@ -267,10 +297,8 @@ static void on_done(struct vl_query *q, const struct vl_event *ev)
         end.message = "cancelled";
         break;
     case VL_TURN_DEADLINE:
-        end.status = "deadline";
-        end.error = VL_BUS_DEADLINE_EXCEEDED;
-        end.message = "there was no time for the whole answer";
-        break;
+        late(q, &ev->turn_stats);
+        return;
     case VL_TURN_NOTHING_SEEN:
         nothing_seen(q, ev);
         return;
@@ -352,7 +380,7 @@ static int ask(struct vl_query *q, const struct vl_query_opts *o, sd_bus_error *
         .priority = o->priority,
         .sampling = o->sampling,
     };
-    int r = vl_engine_ask(q->m->engine, &a, &q->turn, &err);
+    int r = vl_engine_ask(q->model->engine, &a, &q->turn, &err);
     if (r == VL_ENGINE_BUSY)
         return busy(q->m, "the engine's queue is full", e);
     return r < 0 ? vl_bus_error_from(e, r, &err) : 0;
@@ -416,8 +444,11 @@ int vl_query_new(struct vl_query **ret, struct vl_manager *m, sd_bus_message *ca
         return r;
     struct vl_query *q = calloc(1, sizeof(*q));
     if (q) {
-        *q =
-            (struct vl_query){.m = m, .next = m->queries, .client = vl_client_ref(client), .jsonl = o->jsonl};
+        *q = (struct vl_query){.m = m,
+                               .next = m->queries,
+                               .client = vl_client_ref(client),
+                               .model = o->model,
+                               .jsonl = o->jsonl};
         m->queries = q;
         r = build(q, call, o, ret_fd, e);
     } else {

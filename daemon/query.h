@@ -13,8 +13,9 @@ struct vl_query {
     struct vl_manager *m; /* borrowed, outlives it */
     struct vl_query *next;
     struct vl_client *client;
+    struct vl_daemon_model *model; /* borrowed, outlives it */
     char *path, *token;
-    uint64_t turn;
+    uint64_t turn; /* of the model's engine */
     enum vl_query_state state;
     bool jsonl;
     struct vl_reply_pipe *pipe; /* Ask */
@@ -26,6 +27,7 @@ struct vl_query {
 
 /* What Ask and AskText have in common. Strings are borrowed for the call. */
 struct vl_query_opts {
+    struct vl_daemon_model *model; /* it was wanted: there is an engine */
     uint64_t session;
     const char *question, *token; /* token NULL: one is made up */
     int64_t since_ns, until_ns, deadline_ns /* a duration */;
@@ -40,6 +42,8 @@ int vl_query_new(struct vl_query **ret, struct vl_manager *m, sd_bus_message *ca
                  const struct vl_query_opts *o, int *ret_fd, sd_bus_error *e);
 void vl_query_event(struct vl_query *q, const struct vl_event *ev);
 void vl_query_cancel(struct vl_query *q); /* no effect on one that is finished */
+/* The engine is no more. No effect on one that is finished. */
+void vl_query_finish(struct vl_query *q, const char *status, const char *error, const char *message);
 struct vl_query *
 vl_query_unref(struct vl_query *q); /* one owner, the manager's list; a running one is cancelled */
 uint32_t vl_query_position(const struct vl_query *q);

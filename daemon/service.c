@@ -9,6 +9,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "daemon/model.h"
 
 #include <inttypes.h>
 #include <signal.h>
@@ -20,13 +21,13 @@
 #define CHILDREN_NS    (3 * VL_NSEC_PER_SEC)
 #define STOP_TICK_USEC UINT64_C(20000)
 #define STATUS_USEC    UINT64_C(5000000)
+#define PROGRESS_USEC  UINT64_C(1000000)  /* between two of those while the model loads */
 #define EXTEND_USEC    UINT64_C(30000000) /* asked for at each status tick while the model loads */
 
 struct vl_service {
     struct vl_manager *m; /* borrowed, outlives it */
     sd_event_source *term, *interrupt, *status, *watchdog, *stop;
     uint64_t watchdog_usec; /* 0: systemd did not ask for it */
-    uint64_t beats;         /* the engine's counter at the last look */
     int64_t stop_ns;        /* when the end began; 0: it did not */
     char said[400];
 };
@@ -51,33 +52,44 @@ static int on_status(sd_event_source *source, uint64_t usec, void *user)
 {
     struct vl_service *s = user;
     (void)usec;
-    if (s->m->state == VL_MANAGER_LOADING)
+    bool loading = s->m->state == VL_MANAGER_LOADING;
+    if (loading)
         (void)sd_notifyf(0, "EXTEND_TIMEOUT_USEC=%" PRIu64, EXTEND_USEC); /* nobody listens: nothing to do */
     say_status(s);
-    return again(source, STATUS_USEC);
+    return again(source, loading ? PROGRESS_USEC : STATUS_USEC);
 }
 
-static bool engine_lives(struct vl_service *s)
+/* A load has no bound, and systemd waits as long as we ask. */
+static bool engine_lives(struct vl_daemon_model *d)
 {
-    uint64_t beats = s->beats;
+    uint64_t beats = d->beats;
     bool idle = true;
-    if (s->m->engine)
-        vl_engine_heartbeat(s->m->engine, &beats, &idle);
-    bool moved = beats != s->beats;
-    s->beats = beats;
-    return idle || moved ||
-           s->m->state == VL_MANAGER_LOADING; /* a load has no bound; systemd waits as long as we ask */
+    if (!d->engine || d->state == VL_DAEMON_MODEL_LOADING)
+        return true;
+    vl_engine_heartbeat(d->engine, &beats, &idle);
+    bool moved = beats != d->beats;
+    d->beats = beats;
+    return idle || moved;
+}
+
+static bool all_live(struct vl_service *s)
+{
+    bool live = true;
+    for (struct vl_daemon_model *d = s->m->models; d; d = d->next)
+        if (!engine_lives(d)) {
+            vl_log(VL_LOG_WARNING, "service", "the engine of %s made no progress for %" PRIu64 " ms",
+                   d->config->name, s->watchdog_usec / 4000);
+            live = false;
+        }
+    return live;
 }
 
 static int on_watchdog(sd_event_source *source, uint64_t usec, void *user)
 {
     struct vl_service *s = user;
     (void)usec;
-    if (engine_lives(s))
+    if (all_live(s))
         (void)sd_notify(0, "WATCHDOG=1"); /* nobody listens: nothing to do */
-    else
-        vl_log(VL_LOG_WARNING, "service", "the engine made no progress for %" PRIu64 " ms",
-               s->watchdog_usec / 4000);
     return again(source, s->watchdog_usec / 4);
 }
 

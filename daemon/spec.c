@@ -10,6 +10,7 @@
 #include "daemon/bus_error.h"
 #include "daemon/ingest.h"
 #include "daemon/limits.h"
+#include "daemon/manager.h"
 #include "daemon/options.h"
 
 #include <fcntl.h>
@@ -32,6 +33,7 @@ void vl_stream_spec_done(struct vl_stream_spec *s)
     free(s->name);
     free(s->uri);
     free(s->path);
+    free(s->model);
     free(s->instruction);
     free(s->reducer);
     free(s->policy);
@@ -56,10 +58,10 @@ int vl_stream_spec_copy(struct vl_stream_spec *ret, const struct vl_stream_spec 
 {
     *ret = *s;
     ret->fd = -1;
-    ret->name = ret->uri = ret->path = ret->instruction = ret->reducer = ret->policy = NULL;
+    ret->name = ret->uri = ret->path = ret->model = ret->instruction = ret->reducer = ret->policy = NULL;
     int r = 0;
     if ((r = set_string(&ret->name, s->name)) < 0 || (r = set_string(&ret->uri, s->uri)) < 0 ||
-        (r = set_string(&ret->path, s->path)) < 0 ||
+        (r = set_string(&ret->path, s->path)) < 0 || (r = set_string(&ret->model, s->model)) < 0 ||
         (r = set_string(&ret->instruction, s->instruction)) < 0 ||
         (r = set_string(&ret->reducer, s->reducer)) < 0 || (r = set_string(&ret->policy, s->policy)) < 0)
         vl_stream_spec_done(ret);
@@ -155,6 +157,14 @@ static int take_source(struct vl_stream_spec *s, const char *uri, int fd, sd_bus
     return s->fd < 0 ? -errno : 0;
 }
 
+static int take_model(struct vl_stream_spec *s, const char *path, sd_bus_error *e)
+{
+    int r = path ? sd_bus_path_decode(path, VL_BUS_MODEL_PREFIX, &s->model) : 1;
+    return r == 0  ? sd_bus_error_setf(e, VL_BUS_NO_SUCH_MODEL, "there is no model %.200s", path)
+           : r < 0 ? r
+                   : 0;
+}
+
 static int take_lifetime(struct vl_stream_spec *s, const char *word, sd_bus_error *e)
 {
     if (!strcmp(word, "daemon"))
@@ -168,13 +178,14 @@ static int take_lifetime(struct vl_stream_spec *s, const char *word, sd_bus_erro
 
 int vl_stream_spec_read(sd_bus_message *m, struct vl_stream_spec *s, sd_bus_error *e)
 {
-    const char *name = NULL, *uri = NULL, *instruction = NULL, *reducer = NULL, *policy = NULL, *gate = NULL,
-               *lifetime = "daemon";
+    const char *name = NULL, *uri = NULL, *model = NULL, *instruction = NULL, *reducer = NULL, *policy = NULL,
+               *gate = NULL, *lifetime = "daemon";
     int fd = -1, captions = s->captions, loop = 0, realtime = 0;
     struct vl_option option[] = {
         {"Name", 's', &name, false},
         {"Uri", 's', &uri, false},
         {"Fd", 'h', &fd, false},
+        {"Model", 'o', &model, false},
         {"SampleIntervalUSec", 't', &s->sample_interval_usec, false},
         {"WindowUSec", 't', &s->window_usec, false},
         {"TokensPerFrame", 'u', &s->tokens_per_frame, false},
@@ -196,7 +207,7 @@ int vl_stream_spec_read(sd_bus_message *m, struct vl_stream_spec *s, sd_bus_erro
     if ((r = set_string(&s->name, name)) < 0 || (r = set_string(&s->instruction, instruction)) < 0 ||
         (r = set_string(&s->reducer, reducer)) < 0 || (r = set_string(&s->policy, policy)) < 0 ||
         (r = set_gate(s, gate, e)) < 0 || (r = take_lifetime(s, lifetime, e)) < 0 ||
-        (r = take_source(s, uri, fd, e)) < 0)
+        (r = take_model(s, model, e)) < 0 || (r = take_source(s, uri, fd, e)) < 0)
         return r;
     return check_all(s, e);
 }
@@ -224,11 +235,18 @@ static int append_string(sd_bus_message *m, const char *key, const char *value)
     return value ? sd_bus_message_append(m, "{sv}", key, "s", value) : 0;
 }
 
+static int append_model(sd_bus_message *m, const char *name)
+{
+    vl_autofree char *path = NULL;
+    int r = name ? sd_bus_path_encode(VL_BUS_MODEL_PREFIX, name, &path) : 0;
+    return r < 0 || !name ? r : sd_bus_message_append(m, "{sv}", "Model", "o", path);
+}
+
 int vl_stream_spec_append(sd_bus_message *m, const struct vl_stream_spec *s)
 {
     int r = sd_bus_message_open_container(m, 'a', "{sv}");
     if (r < 0 || (r = append_string(m, "Name", s->name)) < 0 || (r = append_string(m, "Uri", s->uri)) < 0 ||
-        (r = append_string(m, "Path", s->path)) < 0 ||
+        (r = append_string(m, "Path", s->path)) < 0 || (r = append_model(m, s->model)) < 0 ||
         (r = append_string(m, "Instruction", s->instruction)) < 0 ||
         (r = append_string(m, "Reducer", s->reducer)) < 0 ||
         (r = append_string(m, "Policy", s->policy)) < 0 ||

@@ -13,8 +13,8 @@
  * strings and its descriptor. */
 enum vl_lifetime { VL_LIFETIME_DAEMON, VL_LIFETIME_CLIENT };
 struct vl_stream_spec {
-    char *name, *uri, *path, *instruction, *reducer, *policy; /* NULL: not said */
-    int fd;                                                   /* -1: none */
+    char *name, *uri, *path, *model, *instruction, *reducer, *policy; /* NULL: not said */
+    int fd;                                                           /* -1: none */
     uint64_t sample_interval_usec;
     uint64_t window_usec;      /* 0: the model's own */
     uint32_t tokens_per_frame; /* 0: all */

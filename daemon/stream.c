@@ -12,6 +12,7 @@
 #include "daemon/bus.h"
 #include "daemon/bus_error.h"
 #include "daemon/config.h"
+#include "daemon/model.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -97,8 +98,8 @@ static int open_session(struct vl_stream *s, struct vl_error *err)
     int r = vl_params_new(&params);
     if (r < 0 || (r = session_opts(&s->spec, params, &o)) < 0)
         return r;
-    r = vl_engine_open_session(s->m->engine, &o, &s->session, err);
-    return r < 0 ? r : vl_engine_watch(s->m->engine, s->session, s->mailbox);
+    r = vl_engine_open_session(s->model->engine, &o, &s->session, err);
+    return r < 0 ? r : vl_engine_watch(s->model->engine, s->session, s->mailbox);
 }
 
 static int open_ingest(struct vl_stream *s)
@@ -125,7 +126,7 @@ static int encode_path(struct vl_stream *s)
 /* The parts that can fail, in an order in which the half-built rest can be unreffed. */
 static int build(struct vl_stream *s, struct vl_error *err)
 {
-    bool model = s->m->state != VL_MANAGER_NO_MODEL && s->m->state != VL_MANAGER_FAILED;
+    bool model = s->model && s->model->engine;
     bool source = s->spec.uri || s->spec.fd >= 0; /* a configured file may not be there */
     int r = encode_path(s);
     if (r < 0 || (r = vl_captions_new(&s->captions, s->m->event, s->m->limits)) < 0 ||
@@ -142,11 +143,17 @@ static int build(struct vl_stream *s, struct vl_error *err)
     return 0;
 }
 
-int vl_stream_new(struct vl_stream **ret, struct vl_manager *m, struct vl_stream_spec *spec, uid_t uid,
-                  struct vl_client *client, sd_bus_error *e)
+int vl_stream_new(struct vl_stream **ret, struct vl_manager *m, struct vl_daemon_model *model,
+                  struct vl_stream_spec *spec, uid_t uid, struct vl_client *client, sd_bus_error *e)
 {
     struct vl_error err = {0};
     struct vl_stream *s = NULL;
+    if (model && !vl_daemon_model_sees(model)) {
+        vl_stream_spec_done(spec);
+        return sd_bus_error_setf(e, VL_BUS_NOT_SUPPORTED,
+                                 "model '%s' has no eyes: a stream needs one with a projector (mmproj)",
+                                 model->config->name);
+    }
     int r = vl_limits_take(m->limits, VL_LIMIT_STREAMS, uid, 0, &err);
     if (r == 0 && !(s = calloc(1, sizeof(*s)))) {
         vl_limits_give(m->limits, VL_LIMIT_STREAMS, uid);
@@ -157,7 +164,7 @@ int vl_stream_new(struct vl_stream **ret, struct vl_manager *m, struct vl_stream
         return r > 0 ? sd_bus_error_setf(e, VL_BUS_OVER_BUDGET, "%s", err.msg)
                      : vl_bus_error_from(e, r, &err);
     }
-    *s = (struct vl_stream){.m = m, .next = m->streams, .spec = *spec, .uid = uid};
+    *s = (struct vl_stream){.m = m, .next = m->streams, .model = model, .spec = *spec, .uid = uid};
     vl_stream_spec_init(spec);
     s->client = client ? vl_client_ref(client) : NULL;
     m->streams = s;
@@ -179,7 +186,7 @@ int vl_stream_configure(struct vl_stream *s, struct vl_stream_spec *spec, sd_bus
     if (r == 0)
         r = session_opts(spec, params, &o);
     if (r == 0 && s->session)
-        r = vl_engine_configure(s->m->engine, s->session, &o, &err);
+        r = vl_engine_configure(s->model->engine, s->session, &o, &err);
     if (r < 0)
         return vl_bus_error_from(e, r, &err);
     struct vl_stream_spec old = s->spec;
@@ -233,6 +240,20 @@ static void on_end(struct vl_stream *s, const struct vl_event *ev)
     vl_captions_end(s->captions, state_names[s->state]);
 }
 
+static void fail(struct vl_stream *s, const char *why)
+{
+    vl_stream_stop(s);
+    set_state(s, VL_STREAM_FAILED, "model");
+    log_state(s, why);
+    vl_captions_end(s->captions, "failed");
+}
+
+void vl_stream_model_gone(struct vl_stream *s, const char *why)
+{
+    s->session = 0;
+    fail(s, why);
+}
+
 void vl_stream_event(struct vl_stream *s, const struct vl_event *ev)
 {
     switch (ev->type) {
@@ -249,10 +270,7 @@ void vl_stream_event(struct vl_stream *s, const struct vl_event *ev)
         on_end(s, ev);
         break;
     case VL_EVENT_FAILED:
-        vl_stream_stop(s);
-        set_state(s, VL_STREAM_FAILED, "model");
-        log_state(s, ev->error.msg);
-        vl_captions_end(s->captions, "failed");
+        fail(s, ev->error.msg);
         break;
     default: /* pieces of a caption: the whole comes with CAPTION_DONE */
         break;
@@ -273,7 +291,7 @@ struct vl_stream *vl_stream_unref(struct vl_stream *s)
     for (size_t i = 0; i < sizeof(s->slot) / sizeof(*s->slot); i++)
         (void)sd_bus_slot_unref(s->slot[i]);
     if (s->session)
-        (void)vl_engine_close_session(s->m->engine, s->session); /* no such session: then it is closed */
+        (void)vl_engine_close_session(s->model->engine, s->session); /* no such session: then it is closed */
     (void)vl_ingest_unref(s->ingest);
     (void)vl_mailbox_unref(s->mailbox);
     if (s->captions)

@@ -24,10 +24,11 @@ struct vl_stream {
     struct vl_manager *m; /* borrowed, outlives it */
     struct vl_stream *next;
     struct vl_stream_spec spec;
-    char *path;               /* of its bus object */
-    uid_t uid;                /* who is charged for it */
-    struct vl_client *client; /* with whom it goes; NULL: with the daemon */
-    uint64_t session;         /* 0: none, the model has failed */
+    char *path;                    /* of its bus object */
+    uid_t uid;                     /* who is charged for it */
+    struct vl_client *client;      /* with whom it goes; NULL: with the daemon */
+    struct vl_daemon_model *model; /* borrowed, outlives it; NULL: there is none */
+    uint64_t session;              /* of the model's engine; 0: none, the model has failed or is gone */
     struct vl_mailbox *mailbox;
     struct vl_ingest *ingest;
     struct vl_captions *captions;
@@ -39,14 +40,16 @@ struct vl_stream {
     sd_bus_slot *slot[2];
 };
 
-/* Takes over *spec (also when it fails: then it is done). client: with whom it goes, or NULL. Errors are
- * those of AddStream, and what a method handler returns. */
-int vl_stream_new(struct vl_stream **ret, struct vl_manager *m, struct vl_stream_spec *spec, uid_t uid,
-                  struct vl_client *client, sd_bus_error *e);
+/* Takes over *spec (also when it fails: then it is done). model was wanted, or NULL: the stream is there, and
+ * failed. client: with whom it goes, or NULL. Errors are those of AddStream, and what a method handler
+ * returns. */
+int vl_stream_new(struct vl_stream **ret, struct vl_manager *m, struct vl_daemon_model *model,
+                  struct vl_stream_spec *spec, uid_t uid, struct vl_client *client, sd_bus_error *e);
 /* Other settings for the same source: takes over *spec when it succeeds. */
 int vl_stream_configure(struct vl_stream *s, struct vl_stream_spec *spec, sd_bus_error *e);
 void vl_stream_stop(struct vl_stream *s); /* ends its child, and nothing else: the daemon stops */
-void vl_stream_event(struct vl_stream *s, const struct vl_event *ev); /* of the engine, turn 0 */
-struct vl_stream *vl_stream_unref(struct vl_stream *s);               /* one owner; removes it from the bus */
+void vl_stream_event(struct vl_stream *s, const struct vl_event *ev); /* of its session, turn 0 */
+void vl_stream_model_gone(struct vl_stream *s, const char *why); /* the engine is no more, and its session */
+struct vl_stream *vl_stream_unref(struct vl_stream *s);          /* one owner; removes it from the bus */
 const char *vl_stream_state_name(enum vl_stream_state s);
 #endif

@@ -31,11 +31,12 @@ int vl_subcommand_number(const char *word, const char *name, const char *value, 
 int vl_subcommand_model(const struct vl_config *c, const char **ret_text, const char **ret_projector,
                         struct vl_error *err)
 {
-    if (!c->text)
+    const struct vl_model_config *m = vl_config_default(c);
+    if (!m)
         return vl_error_set(err, -ENOENT,
                             "no model: give --model F.gguf and, to see, --mmproj F.gguf; the built-in one is "
                             "not installed");
-    *ret_text = c->text;
-    *ret_projector = c->projector;
+    *ret_text = m->text;
+    *ret_projector = m->projector;
     return 0;
 }

@@ -14,6 +14,10 @@ static void check(const struct vl_config *c)
     struct vl_error err;
     FUZZ_CHECK(c->max_streams >= 1 && c->max_streams <= VL_LIMIT_ALL_STREAMS);
     FUZZ_CHECK(c->max_queries >= 1 && c->max_queries <= VL_LIMIT_ALL_QUERIES);
+    for (size_t i = 0; i < c->n_models; i++) {
+        FUZZ_CHECK(c->model[i].name && c->model[i].text);
+        FUZZ_CHECK(vl_config_model(c, c->model[i].name) == &c->model[i]);
+    }
     for (size_t i = 0; i < c->n_streams; i++) {
         FUZZ_CHECK(vl_stream_spec_check(&c->stream[i], &err) == 0);
         FUZZ_CHECK(!c->stream[i].uri != !c->stream[i].path);

@@ -2,20 +2,26 @@
 /* Copyright vlmd contributors */
 /*
  * An engine without a model, for what the daemon must do however the engine behaves: floods, silence,
- * failures that no small model can be made to show on demand. All on the calling thread. The model's path and
- * the question's words are the script: model    "ok", "missing" (-ENOENT), "corrupt" (-EBADMSG), "loading"
- * (for ever), "stuck" (its heartbeat stops) question "echo ...", "flood" (1 KiB pieces without end), "hang",
- * "nothing" (NothingSeen), "fail" Every frame is seen and gets a caption of its number.
+ * failures that no small model can be made to show on demand. All on the calling thread, but for a load that
+ * takes time. The model's path and the question's words are the script.
+ *
+ * model     "ok", "missing" (-ENOENT), "corrupt" (-EBADMSG), "loading" (for ever, its memory is never
+ * granted), "slow" (its weights take a second), "truncated" (they end half-way: -EIO), "stuck" (its heartbeat
+ * stops) question  "echo ...", "flood" (1 KiB pieces without end), "hang", "nothing" (NothingSeen), "fail"
+ *
+ * Every model takes a MiB. Every frame is seen and gets a caption of its number.
  */
 #include "base/clock.h"
 #include "base/queue.h"
 #include "engine/engine.h"
 
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
 
-enum { MAX = 64, PIECE = 1024 };
+enum { MAX = 64, PIECE = 1024, STEPS = 20, STEP_USEC = 50000, BYTES = 1 << 20 };
 struct item {
     struct vl_event ev;
     char text[1200];
@@ -28,6 +34,7 @@ struct session {
 };
 struct turn {
     uint64_t id, session;
+    bool waits; /* for the model */
     char text[64];
 };
 struct vl_engine {
@@ -38,7 +45,12 @@ struct vl_engine {
     struct turn turn[MAX];
     uint64_t next_id;
     char model[64], flood[PIECE + 1];
+    bool sees;
     int error; /* of the model */
+    pthread_t loader;
+    bool has_loader;
+    atomic_bool stop, granted, ready;
+    atomic_int step;
 };
 
 static void put(struct vl_engine *e, const struct vl_event *ev, const char *text)
@@ -47,6 +59,51 @@ static void put(struct vl_engine *e, const struct vl_event *ev, const char *text
     (void)snprintf(it.text, sizeof(it.text), "%s", text);
     (void)vl_queue_put(e->out, &it);
     (void)eventfd_write(e->fd, 1);
+}
+
+/* error 0: done. */
+static void put_outcome(struct vl_engine *e, int error, const char *why)
+{
+    struct vl_event ev = {.type = error ? VL_EVENT_FAILED : VL_EVENT_READY};
+    (void)vl_error_set(&ev.error, error, error ? "%s: %s" : "%s", e->model, why);
+    atomic_store(&e->ready, error == 0);
+    put(e, &ev, "");
+}
+
+static void *read_weights(void *user)
+{
+    struct vl_engine *e = user;
+    bool truncated = strstr(e->model, "truncated");
+    for (int i = 0; i < (truncated ? STEPS / 2 : STEPS) && !atomic_load(&e->stop); i++) {
+        (void)usleep(STEP_USEC);
+        atomic_store(&e->step, i + 1);
+    }
+    put_outcome(e, truncated ? -EIO : 0, "the weights end too early");
+    return NULL;
+}
+
+static int start(struct vl_engine *e, const struct vl_engine_opts *o)
+{
+    e->error = strstr(o->model, "missing") ? -ENOENT : strstr(o->model, "corrupt") ? -EBADMSG : 0;
+    if (strstr(o->model, "loading"))
+        return 0;
+    if (e->error) {
+        put_outcome(e, e->error, "it is not what it should be");
+        return 0;
+    }
+    if (o->max_bytes && o->max_bytes < BYTES) {
+        char why[80];
+        (void)snprintf(why, sizeof(why), "%zu bytes are missing", BYTES - o->max_bytes);
+        put_outcome(e, -EDQUOT, why);
+        return 0;
+    }
+    atomic_store(&e->granted, true);
+    put(e, &(struct vl_event){.type = VL_EVENT_LOADING}, "");
+    if (strstr(o->model, "slow") || strstr(o->model, "truncated"))
+        e->has_loader = pthread_create(&e->loader, NULL, read_weights, e) == 0;
+    else
+        put_outcome(e, 0, "");
+    return 0;
 }
 
 int vl_engine_new(struct vl_engine **ret, const struct vl_engine_opts *o, struct vl_error *err)
@@ -61,13 +118,9 @@ int vl_engine_new(struct vl_engine **ret, const struct vl_engine_opts *o, struct
     memset(e->flood, 'x', PIECE);
     (void)snprintf(e->model, sizeof(e->model), "%s", o->model);
     (void)vl_queue_new(&e->out, sizeof(struct item), 4096, NULL, NULL);
-    e->error = strstr(o->model, "missing") ? -ENOENT : strstr(o->model, "corrupt") ? -EBADMSG : 0;
-    struct vl_event ev = {.type = e->error ? VL_EVENT_FAILED : VL_EVENT_READY};
-    (void)vl_error_set(&ev.error, e->error, e->error ? "%s: it is not what it should be" : "%s", o->model);
-    if (!strstr(o->model, "loading"))
-        put(e, &ev, "");
+    e->sees = o->mmproj != NULL;
     *ret = e;
-    return 0;
+    return start(e, o);
 }
 
 static struct session *session_of(struct vl_engine *e, uint64_t id)
@@ -175,6 +228,27 @@ int vl_engine_close_session(struct vl_engine *e, uint64_t session)
     return 0;
 }
 
+static void answer(struct vl_engine *e, struct turn *t)
+{
+    struct vl_event ev = {.type = VL_EVENT_TEXT, .turn = t->id, .session = t->session};
+    t->waits = false;
+    if (!strncmp(t->text, "echo ", 5)) {
+        put(e, &ev, t->text + 5);
+        end_turn(e, t, VL_TURN_OK);
+    } else if (!strcmp(t->text, "nothing")) {
+        end_turn(e, t, VL_TURN_NOTHING_SEEN);
+    } else if (!strcmp(t->text, "fail")) {
+        end_turn(e, t, VL_TURN_FAILED);
+    }
+}
+
+static void answer_all(struct vl_engine *e)
+{
+    for (int i = 0; i < MAX && atomic_load(&e->ready); i++)
+        if (e->turn[i].id && e->turn[i].waits)
+            answer(e, &e->turn[i]);
+}
+
 int vl_engine_ask(struct vl_engine *e, const struct vl_ask *q, uint64_t *ret_turn, struct vl_error *err)
 {
     struct turn *t = e->turn;
@@ -183,18 +257,9 @@ int vl_engine_ask(struct vl_engine *e, const struct vl_ask *q, uint64_t *ret_tur
         t++;
     if (t == e->turn + MAX)
         return VL_ENGINE_BUSY;
-    *t = (struct turn){.id = e->next_id++, .session = q->session};
+    *t = (struct turn){.id = e->next_id++, .session = q->session, .waits = true};
     (void)snprintf(t->text, sizeof(t->text), "%s", q->text);
     *ret_turn = t->id;
-    struct vl_event ev = {.type = VL_EVENT_TEXT, .turn = t->id, .session = t->session};
-    if (!strncmp(q->text, "echo ", 5)) {
-        put(e, &ev, q->text + 5);
-        end_turn(e, t, VL_TURN_OK);
-    } else if (!strcmp(q->text, "nothing")) {
-        end_turn(e, t, VL_TURN_NOTHING_SEEN);
-    } else if (!strcmp(q->text, "fail")) {
-        end_turn(e, t, VL_TURN_FAILED);
-    }
     (void)eventfd_write(e->fd, 1);
     return 0;
 }
@@ -215,7 +280,7 @@ int vl_engine_event_fd(const struct vl_engine *e)
 static bool flood(struct vl_engine *e, struct vl_event *ret)
 {
     for (int i = 0; i < MAX; i++)
-        if (e->turn[i].id && !strcmp(e->turn[i].text, "flood")) {
+        if (e->turn[i].id && !e->turn[i].waits && !strcmp(e->turn[i].text, "flood")) {
             *ret = (struct vl_event){.type = VL_EVENT_TEXT,
                                      .turn = e->turn[i].id,
                                      .session = e->turn[i].session,
@@ -230,6 +295,7 @@ int vl_engine_next_event(struct vl_engine *e, struct vl_event *ret)
 {
     eventfd_t n;
     watch_all(e);
+    answer_all(e);
     if (vl_queue_take(e->out, &e->last) == 0) {
         *ret = e->last.ev;
         ret->text = e->last.text;
@@ -244,13 +310,17 @@ int vl_engine_next_event(struct vl_engine *e, struct vl_event *ret)
 
 int vl_engine_get_info(const struct vl_engine *e, struct vl_engine_info *ret)
 {
+    if (!atomic_load(&e->granted))
+        return -EAGAIN;
     *ret = (struct vl_engine_info){.model_name = e->model,
                                    .arch = "fake",
                                    .quantization = "none",
                                    .kernels = "fake",
-                                   .weight_bytes = 1 << 20,
+                                   .context_tokens = 4096,
+                                   .tokens_per_frame = e->sees ? 4 : 0,
+                                   .weight_bytes = BYTES,
                                    .default_window_frames = 8};
-    return e->error ? -EAGAIN : 0;
+    return 0;
 }
 
 void vl_engine_heartbeat(const struct vl_engine *e, uint64_t *ret_count, bool *ret_idle)
@@ -259,10 +329,24 @@ void vl_engine_heartbeat(const struct vl_engine *e, uint64_t *ret_count, bool *r
     *ret_idle = !strstr(e->model, "stuck");
 }
 
+double vl_engine_load_progress(const struct vl_engine *e)
+{
+    return atomic_load(&e->ready) ? 1 : atomic_load(&e->step) / (double)STEPS;
+}
+
+void vl_engine_stop(struct vl_engine *e)
+{
+    atomic_store(&e->stop, true);
+    put(e, &(struct vl_event){.type = VL_EVENT_STOPPED}, "");
+}
+
 struct vl_engine *vl_engine_unref(struct vl_engine *e)
 {
     if (!e)
         return NULL;
+    atomic_store(&e->stop, true);
+    if (e->has_loader)
+        (void)pthread_join(e->loader, NULL);
     for (int i = 0; i < MAX; i++)
         if (e->session[i].id)
             (void)vl_engine_close_session(e, e->session[i].id);

@@ -439,7 +439,7 @@ class Life(unittest.TestCase):
         s = c.add("early", "test:")
         with self.assertRaises(BusError) as e:
             c.ask_text(s, "hang", DeadlineUSec=("t", 100000))
-        self.assertEqual(e.exception.name, "DeadlineExceeded")
+        self.assertEqual(e.exception.name, "ModelNotReady")
         rc, seconds = d.stop()
         self.assertEqual(rc, 0)
         self.assertLess(seconds, 2)

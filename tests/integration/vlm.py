@@ -219,16 +219,18 @@ def records(data):
 
 
 class Daemon:
-    """One vlmd on a bus. fake: the engine of fake_engine.c, with `model` as its script."""
+    """One vlmd on a bus. fake: the engine of fake_engine.c, with `model` as its script; it has eyes unless mmproj is ""."""
 
     def __init__(self, bus, *args, fake=False, model=None, mmproj=None, env=None, wait=True, run_as=()):
         cmd = [*run_as, os.environ["VLMD_FAKE" if fake else "VLMD"], f"--bus-address={bus.address}",
                f"--ingest={os.environ['VLMD_INGEST']}", f"--config={bus.dir}", *args]
         if fake and model is None:
             model = "ok"
-        if model is not None:
+        if fake and model and mmproj is None:
+            mmproj = "ok"
+        if model:
             cmd.append(f"--model={model}")
-        if mmproj is not None:
+        if mmproj:
             cmd.append(f"--mmproj={mmproj}")
         self.log = open(os.path.join(bus.dir, "log"), "a+", encoding="utf-8")
         self.proc = subprocess.Popen(cmd, stderr=self.log, stdout=self.log, env={**os.environ, **(env or {})},

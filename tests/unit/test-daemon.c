@@ -123,8 +123,11 @@ static void configuration(void **state)
         config(c, "conf", "[Manager]\nDefaultModel=porch\nMaxStreams=3\nWorkers=2\nBackend=cpu\n", &err), 0);
     assert_int_equal(c->max_streams, 3);
     assert_int_equal(config(c, "model", "[Model]\nText=a.gguf\nProjector=b.gguf\n", &err), 0);
-    assert_string_equal(c->text, "a.gguf");
-    assert_string_equal(c->projector, "b.gguf");
+    assert_int_equal(c->n_models, 1);
+    assert_non_null(vl_config_model(c, "porch"));
+    assert_string_equal(vl_config_model(c, "porch")->text, "a.gguf");
+    assert_string_equal(vl_config_model(c, "porch")->projector, "b.gguf");
+    assert_int_equal(vl_config_model(c, "porch")->preload, VL_PRELOAD_UNSAID);
     assert_int_equal(
         config(c, "stream",
                "[Stream]\nUri=test:?seed=1\nSampleInterval=500ms\nWindow=10s\nGate=change\nLoop=yes\n"
