@@ -145,18 +145,9 @@ void vl_frame_row_rgb(const struct vl_frame *f, uint32_t y, uint32_t x, uint32_t
 
 /* ---- passes ---- */
 
-/* One resize: from a frame's view, or from mid when frame is NULL. */
-struct pass {
-    const struct vl_resize_axis *across, *down;
-    const struct vl_frame *frame;
-    const struct vl_view *view;
-    const uint8_t *src;
-    uint8_t *rows, *dst;
-};
-
 static void run_rows(void *arg, size_t first, size_t last)
 {
-    const struct pass *p = arg;
+    const struct vl_resize *p = arg;
     uint8_t rgb[3 * MAX_SIDE];
     for (size_t y = first; y < last; y++) {
         const uint8_t *src = rgb;
@@ -172,16 +163,16 @@ static void run_rows(void *arg, size_t first, size_t last)
 
 static void run_columns(void *arg, size_t first, size_t last)
 {
-    const struct pass *p = arg;
+    const struct vl_resize *p = arg;
     const uint32_t width = p->across->n_out;
     for (size_t y = first; y < last; y++)
         vl_resize_column(p->down, (uint32_t)y, p->dst + y * 3 * width, p->rows, width);
 }
 
-static void resize(struct vl_workers *workers, struct pass *p)
+void vl_resize_run(const struct vl_resize *r, struct vl_workers *workers)
 {
-    vl_workers_run(workers, run_rows, p, p->down->n_in, GRAIN);
-    vl_workers_run(workers, run_columns, p, p->down->n_out, GRAIN);
+    vl_workers_run(workers, run_rows, (void *)r, r->down->n_in, GRAIN);
+    vl_workers_run(workers, run_columns, (void *)r, r->down->n_out, GRAIN);
 }
 
 static bool fits(const struct vl_preprocess *p, const struct vl_frame *f, const struct vl_view *v)
@@ -199,18 +190,19 @@ int vl_preprocess_run(struct vl_preprocess *p, struct vl_workers *workers, const
     if (!fits(p, f, v))
         return -EINVAL;
     struct vl_resize_axis *a = p->axis;
-    struct pass first = {
+    struct vl_resize first = {
         .across = &a[0], .down = &a[1], .frame = f, .view = v, .rows = p->rows, .dst = p->out};
     vl_resize_axis_set(&a[0], p->filter, v->src_w, v->mid_w ? v->mid_w : v->out_w);
     vl_resize_axis_set(&a[1], p->filter, v->src_h, v->mid_h ? v->mid_h : v->out_h);
     if (v->mid_w)
         first.dst = p->mid;
-    resize(workers, &first);
+    vl_resize_run(&first, workers);
     if (v->mid_w) {
-        struct pass second = {.across = &a[2], .down = &a[3], .src = p->mid, .rows = p->rows, .dst = p->out};
+        struct vl_resize second = {
+            .across = &a[2], .down = &a[3], .src = p->mid, .rows = p->rows, .dst = p->out};
         vl_resize_axis_set(&a[2], p->filter, v->mid_w, v->out_w);
         vl_resize_axis_set(&a[3], p->filter, v->mid_h, v->out_h);
-        resize(workers, &second);
+        vl_resize_run(&second, workers);
     }
     *ret = vl_tensor_3d(p->out, VL_U8, v->out_h, v->out_w, 3);
     return 0;

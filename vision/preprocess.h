@@ -40,6 +40,17 @@ void vl_preprocess_done(struct vl_preprocess *p); /* accepts a zeroed or half-ma
 int vl_preprocess_run(struct vl_preprocess *p, struct vl_workers *workers, const struct vl_frame *f,
                       const struct vl_view *view, struct vl_tensor *ret);
 
+/* One resize of a whole picture: of a frame's view, or of packed RGB when frame is NULL. The axes' tables are
+ * set; rows has room for [down->n_in, across->n_out, 3], dst for [down->n_out, across->n_out, 3]. */
+struct vl_resize {
+    const struct vl_resize_axis *across, *down;
+    const struct vl_frame *frame;
+    const struct vl_view *view; /* of the frame: where it is cut */
+    const uint8_t *src;         /* [down->n_in, across->n_in, 3] */
+    uint8_t *rows, *dst;
+};
+void vl_resize_run(const struct vl_resize *r, struct vl_workers *workers);
+
 /* Columns [x, x + n) of row y as RGB, dst [n, 3]. A matrix that is unknown is taken for BT.709 from 720 lines
  * on and for BT.601 below, as players do. */
 void vl_frame_row_rgb(const struct vl_frame *f, uint32_t y, uint32_t x, uint32_t n, uint8_t *dst);

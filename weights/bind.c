@@ -24,6 +24,7 @@ struct vl_bind {
     struct entry *entry;
     size_t n, cap, total;
     bool *used; /* [n_tensors] */
+    struct vl_bind_watch watch;
 };
 
 uint32_t vl_bind_llama_row(uint32_t row, uint32_t head_dim)
@@ -192,6 +193,11 @@ size_t vl_bind_bytes(const struct vl_bind *b)
     return b->total;
 }
 
+void vl_bind_set_watch(struct vl_bind *b, const struct vl_bind_watch *watch)
+{
+    b->watch = *watch;
+}
+
 /* Host memory that each tensor passes through: as it is stored, as f32, with its rows moved. */
 struct staging {
     void *stored, *floats, *moved;
@@ -288,15 +294,20 @@ static int load_entry(const struct vl_bind *b, const struct entry *e, const stru
         return vl_error_set(err, r, "%.60s: tensor '%s': backend %s cannot take it", vl_weights_name(b->w),
                             e->t->name, b->x->ops->name);
     *e->row.ret = to;
-    return 0;
+    r = b->watch.loaded ? b->watch.loaded(b->watch.user, e->size) : 0;
+    return r < 0 ? vl_error_set(err, r, "%.60s: the load was stopped", vl_weights_name(b->w)) : 0;
 }
 
 static void tell_unused(const struct vl_bind *b)
 {
-    for (uint32_t i = 0; i < vl_weights_n_tensors(b->w); i++)
-        if (!b->used[i])
-            vl_log(VL_LOG_DEBUG, "weights", "%s: tensor '%s' is not used", vl_weights_name(b->w),
-                   vl_weights_tensor_at(b->w, i)->name);
+    for (uint32_t i = 0; i < vl_weights_n_tensors(b->w); i++) {
+        const struct vl_weights_tensor *t = vl_weights_tensor_at(b->w, i);
+        if (b->used[i])
+            continue;
+        vl_log(VL_LOG_DEBUG, "weights", "%s: tensor '%s' is not used", vl_weights_name(b->w), t->name);
+        if (b->watch.unused)
+            b->watch.unused(b->watch.user, t);
+    }
 }
 
 int vl_bind_load(struct vl_bind *b, void **ret_memory, size_t *ret_bytes, struct vl_error *err)

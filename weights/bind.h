@@ -54,6 +54,15 @@ int vl_bind_add(struct vl_bind *b, const struct vl_bind_row *row, size_t n_rows,
                 struct vl_error *err);
 /* Bytes of backend memory that load will ask for: compare with the limit before. */
 size_t vl_bind_bytes(const struct vl_bind *b);
+/* Who wants to know how the load goes on; members may be NULL. Copied. */
+struct vl_bind_watch {
+    void *user;
+    /* After each tensor, with its bytes of backend memory. A negative answer ends the load with that code. */
+    int (*loaded)(void *user, size_t n_bytes);
+    /* At the end, for each tensor of the file that no row named. */
+    void (*unused)(void *user, const struct vl_weights_tensor *t);
+};
+void vl_bind_set_watch(struct vl_bind *b, const struct vl_bind_watch *watch);
 /* Fills every row's ret. *ret_memory is the caller's, by x->ops->free, and outlives the tensors. */
 int vl_bind_load(struct vl_bind *b, void **ret_memory, size_t *ret_bytes, struct vl_error *err);
 struct vl_bind *vl_bind_unref(struct vl_bind *b);
