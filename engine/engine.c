@@ -263,8 +263,8 @@ int vl_engine_ask(struct vl_engine *e, const struct vl_ask *q, uint64_t *ret_tur
     int r = vl_question_new(&question, q, err);
     if (r < 0)
         return r;
-    struct vl_session_slot *s = find_session(e, q->session);
-    if (!s)
+    struct vl_session_slot *s = q->session ? find_session(e, q->session) : NULL;
+    if (q->session && !s)
         return vl_error_set(err, -ENOENT, "there is no session %llu", (unsigned long long)q->session);
     uint32_t i = 0;
     while (i < e->opts.max_queue && e->turn[i].id)
@@ -278,7 +278,7 @@ int vl_engine_ask(struct vl_engine *e, const struct vl_ask *q, uint64_t *ret_tur
     atomic_store(&t->cancelled, false);
     vl_outbox_init(&t->out, q->session, t->id, &e->dirty);
     post(e, &(struct vl_command){.type = VL_COMMAND_ASK,
-                                 .session = (uint32_t)(s - e->session),
+                                 .session = s ? (uint32_t)(s - e->session) : VL_NO_SESSION,
                                  .turn = i,
                                  .id = t->id,
                                  .question = vl_steal(question)});
@@ -348,20 +348,20 @@ int vl_engine_next_event(struct vl_engine *e, struct vl_event *ret)
 
 int vl_engine_get_info(const struct vl_engine *e, struct vl_engine_info *ret)
 {
-    if (!atomic_load(&e->ready))
+    if (!atomic_load(&e->has_info))
         return -EAGAIN;
-    vl_machine_get_info(&e->machine, ret);
+    *ret = e->info;
     ret->kv_used_bytes = atomic_load_explicit(&e->kv_used, memory_order_relaxed);
     return 0;
+}
+
+double vl_engine_load_progress(const struct vl_engine *e)
+{
+    return (double)atomic_load_explicit(&e->progress, memory_order_relaxed) / VL_PROGRESS_ONE;
 }
 
 void vl_engine_heartbeat(const struct vl_engine *e, uint64_t *ret_count, bool *ret_idle)
 {
     *ret_count = atomic_load_explicit(&e->heartbeat, memory_order_relaxed);
     *ret_idle = atomic_load_explicit(&e->idle, memory_order_relaxed);
-}
-
-double vl_engine_load_progress(const struct vl_engine *e)
-{
-    return atomic_load(&e->ready) ? 1 : 0;
 }

@@ -82,7 +82,7 @@ struct vl_session_stats {
     int64_t lag_ns;                           /* of the last frame: from its wall clock to seen */
 };
 
-/* What the engine is made of; text members are owned by the engine. Valid after READY. */
+/* What the engine is made of; text members are owned by the engine. Valid from LOADING on. */
 struct vl_engine_info {
     const char *model_name, *arch, *quantization, *kernels;
     uint32_t context_tokens, tokens_per_frame, default_window_frames;
@@ -141,8 +141,9 @@ int vl_engine_close_session(struct vl_engine *e,
 int vl_engine_ask(struct vl_engine *e, const struct vl_ask *q, uint64_t *ret_turn, struct vl_error *err);
 int vl_engine_cancel(struct vl_engine *e, uint64_t turn); /* idempotent; too late is no error */
 int vl_engine_event_fd(const struct vl_engine *e);        /* readable when an event waits; borrowed */
-int vl_engine_next_event(struct vl_engine *e, struct vl_event *ret);           /* 0, or VL_ENGINE_EMPTY */
-int vl_engine_get_info(const struct vl_engine *e, struct vl_engine_info *ret); /* -EAGAIN before READY */
+int vl_engine_next_event(struct vl_engine *e, struct vl_event *ret); /* 0, or VL_ENGINE_EMPTY */
+int vl_engine_get_info(const struct vl_engine *e,
+                       struct vl_engine_info *ret); /* -EAGAIN before LOADING, or failed */
 /* 0 to 1, by bytes of weights read and packed; 1 once the model is warm. Any thread. */
 double vl_engine_load_progress(const struct vl_engine *e);
 /* For the watchdog: a counter that moves with every quantum, and whether there is nothing to do. Any thread.
@@ -152,7 +153,8 @@ void vl_engine_heartbeat(const struct vl_engine *e, uint64_t *ret_count, bool *r
  * read. Of what sessions and turns would still have said some is lost. After it only event_fd, next_event and
  * unref may be called. */
 void vl_engine_stop(struct vl_engine *e);
-/* Ends all turns without further events and joins the thread, after the load if that is under way. */
+/* Ends all turns without further events and joins the thread; a load under way ends with the tensor that is
+ * being read. */
 struct vl_engine *vl_engine_unref(struct vl_engine *e);
 VL_DEFINE_AUTO(vl_engine)
 #endif

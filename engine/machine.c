@@ -2,7 +2,8 @@
 /* Copyright vlmd contributors */
 /*
  * Opens the backend and the model and sizes all memory that a frame or a token will ever need. The order is
- * backend, workers, model (which measures its own scratch on the null backend), arenas, page pool, encoder.
+ * backend, workers, model (which measures its own scratch on the null backend), budget, arenas, page pool;
+ * then weights and encoders.
  */
 #include "engine/machine.h"
 
@@ -17,7 +18,10 @@ enum {
     FRAME_TEXT = 128,     /* ids around a frame's visual tokens */
     MAX_RENDERED = 65536, /* ids of one part */
     MAX_TOKENS = 65536,   /* of one sequence */
-    SLACK = 65536         /* bytes of an arena, for alignment */
+    OWN_TOKENS = 8192, /* of a question without a stream and its reply, or of the context if that is less */
+    OWN_BYTES = 512 << 20,
+    VIEW_TEXT = 4, /* tokens between two views of a picture */
+    SLACK = 65536  /* bytes of an arena, for alignment */
 };
 
 int vl_machine_find_backend(const char *name, const struct vl_backend_ops **ret, const char **ret_spec,
@@ -55,14 +59,113 @@ static int open_device(struct vl_machine *m, const struct vl_engine_opts *o, str
         return vl_error_set(err, r, "cannot start %u workers: %s", o->n_workers - 1, strerror(-r));
     m->x =
         (struct vl_exec){.ops = m->ops, .device = m->device, .scratch = &m->run_arena, .workers = m->workers};
-    m->encode_x = m->x;
+    m->encode_x = m->still_x = m->x;
     m->encode_x.scratch = &m->encode_arena;
+    m->still_x.scratch = &m->still_arena;
     return 0;
 }
+
+/* ---- sizes ---- */
+
+static size_t larger(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
+
+size_t vl_machine_own_bytes(const struct vl_machine *m, uint32_t n_text, uint32_t n_views)
+{
+    const struct vl_kv_geometry *g = &m->geometry;
+    const uint32_t page = g->page_slots, pages = (m->desc->frame_tokens + page - 1) / page;
+    /* Between two views stands text, which takes a page of its own. */
+    return vl_kv_geometry_bytes(g, n_text + n_views * page, n_views * pages * page, 1);
+}
+
+/* As many tokens as the context has, unless that is more memory than an edge box has to spare; then at least
+ * the costliest picture and words about it. */
+static void measure_own(struct vl_machine *m, const struct vl_engine_opts *o)
+{
+    const struct vl_model_desc *d = m->desc;
+    const uint32_t view = d->frame_tokens + VIEW_TEXT,
+                   image = d->frame_tokens ? d->max_image_tokens / d->frame_tokens : 0;
+    const uint32_t least = image * view + m->fork_tokens,
+                   most = d->n_ctx < OWN_TOKENS ? d->n_ctx : OWN_TOKENS;
+    uint32_t n = most;
+    for (;; n -= n / 8) {
+        const uint32_t n_views = d->frame_tokens ? n / view : 0;
+        m->own_bytes = larger(vl_machine_own_bytes(m, n, 0),
+                              vl_machine_own_bytes(m, n - n_views * d->frame_tokens, n_views));
+        if (m->own_bytes <= OWN_BYTES || n - n / 8 < least)
+            break;
+    }
+    m->own_tokens = n;
+    if (!d->frame_tokens) /* there is nobody to share the pool with */
+        m->own_bytes += (o->max_forks - 1) * vl_machine_own_bytes(m, m->fork_tokens, 0);
+}
+
+/* A session keeps its sink, a window of text and a window of frames. */
+static void session_window(const struct vl_machine *m, uint32_t *ret_text, uint32_t *ret_visual,
+                           uint32_t *ret_frames)
+{
+    *ret_frames = m->desc->default_window_frames + 1; /* the one that comes before the oldest goes */
+    *ret_visual = *ret_frames * m->desc->frame_tokens;
+    *ret_text = MAX_SINK + TEXT_WINDOW;
+}
+
+/* A fork may come to hold all of its session's window alone while its parent goes on, and its question and
+ * reply. */
+static struct vl_kv_reserve fork_reserve(const struct vl_machine *m, const struct vl_engine_opts *o)
+{
+    uint32_t n_text, n_visual, n_frames;
+    session_window(m, &n_text, &n_visual, &n_frames);
+    return (struct vl_kv_reserve){
+        .max_forks = o->max_forks, .max_text = n_text + m->fork_tokens, .max_visual = n_visual};
+}
+
+static void measure_pool(struct vl_machine *m, const struct vl_engine_opts *o, struct vl_machine_sizes *ret)
+{
+    const struct vl_kv_geometry *g = &m->geometry;
+    const struct vl_kv_reserve forks = fork_reserve(m, o);
+    uint32_t n_text, n_visual, n_frames;
+    session_window(m, &n_text, &n_visual, &n_frames);
+    if (m->desc->frame_tokens) {
+        ret->session = vl_kv_geometry_bytes(g, n_text, n_visual, n_frames);
+        ret->fork = vl_kv_geometry_bytes(g, forks.max_text, forks.max_visual, n_frames);
+    }
+    ret->pool = o->kv_bytes;
+    if (!ret->pool)
+        ret->pool = o->max_sessions * ret->session + o->max_forks * ret->fork + m->own_bytes;
+}
+
+void vl_machine_measure(struct vl_machine *m, const struct vl_engine_opts *o, struct vl_machine_sizes *ret)
+{
+    const struct vl_model_desc *d = m->desc = vl_model_get_desc(m->model);
+    *ret = (struct vl_machine_sizes){0};
+    m->geometry = d->kv;
+    m->geometry.page_slots = d->frame_tokens >= 32 || !d->frame_tokens ? 32 : 16;
+    m->quantum = d->max_batch < QUANTUM ? d->max_batch : QUANTUM;
+    m->max_tokens = d->n_ctx < MAX_TOKENS ? d->n_ctx : MAX_TOKENS;
+    m->max_sink = MAX_SINK;
+    m->max_frame_ids = d->frame_tokens + FRAME_TEXT;
+    m->fork_tokens = d->n_ctx / 2 < FORK_TOKENS ? d->n_ctx / 2 : FORK_TOKENS;
+    measure_own(m, o);
+    measure_pool(m, o, ret);
+    /* Beside what the model asks for: room for the sampler, who copies logits, and for a reducer, who
+     * gathers. */
+    ret->run = larger(d->run_scratch, vl_kv_geometry_scratch(&m->geometry)) + 12 * (size_t)d->n_vocab + SLACK;
+    if (d->frame_tokens) {
+        ret->encode = d->encode_scratch + d->frame_tokens * (8 * (size_t)d->d_model + 64) + SLACK;
+        ret->still = d->still_scratch + SLACK;
+    }
+    ret->total = d->weight_bytes + ret->run + ret->encode + ret->still + ret->pool;
+}
+
+/* ---- open ---- */
 
 static int open_arena(struct vl_machine *m, struct vl_arena *a, size_t n, struct vl_error *err)
 {
     void *base;
+    if (n == 0)
+        return 0;
     int r = m->ops->alloc(m->device, n, false, &base);
     if (r < 0)
         return vl_error_set(err, r, "no memory for %zu bytes of scratch", n);
@@ -70,68 +173,79 @@ static int open_arena(struct vl_machine *m, struct vl_arena *a, size_t n, struct
     return 0;
 }
 
-/* Beside what the model asks for: room for the sampler, who copies logits, and for a reducer, who gathers. */
-static int open_arenas(struct vl_machine *m, struct vl_error *err)
+static int check_budget(const struct vl_machine *m, const struct vl_engine_opts *o,
+                        const struct vl_machine_sizes *s, struct vl_error *err)
 {
-    const struct vl_model_desc *d = m->desc;
-    size_t evict = vl_kv_geometry_scratch(&m->geometry);
-    size_t run = (d->run_scratch > evict ? d->run_scratch : evict) + 12 * (size_t)d->n_vocab + SLACK;
-    size_t encode = d->encode_scratch + d->frame_tokens * (8 * (size_t)d->d_model + 64) + SLACK;
-    int r = open_arena(m, &m->run_arena, run, err);
-    return r < 0 ? r : open_arena(m, &m->encode_arena, encode, err);
+    if (!o->max_bytes || s->total <= o->max_bytes)
+        return 0;
+    return vl_error_set(
+        err, -EDQUOT,
+        "model %.40s needs %zu bytes (weights %zu, scratch %zu, cache %zu), %zu more than the "
+        "budget of %zu; allow fewer streams or questions, or raise the budget",
+        m->desc->name, s->total, m->desc->weight_bytes, s->run + s->encode + s->still, s->pool,
+        s->total - o->max_bytes, o->max_bytes);
 }
 
-/* A session keeps its sink, a window of text and a window of frames; a fork may come to hold all of that
- * alone while its parent goes on, and its question and reply. */
-static int open_pool(struct vl_machine *m, const struct vl_engine_opts *o, struct vl_error *err)
+static int take_memory(struct vl_machine *m, const struct vl_engine_opts *o, const struct vl_machine_sizes *s,
+                       struct vl_error *err)
 {
-    const struct vl_model_desc *d = m->desc;
-    const struct vl_kv_geometry *g = &m->geometry;
-    uint32_t n_frames = d->default_window_frames + 1; /* the one that comes before the oldest goes */
-    uint32_t n_visual = n_frames * d->frame_tokens, n_text = MAX_SINK + TEXT_WINDOW;
-    struct vl_kv_reserve forks = {
-        .max_forks = o->max_forks, .max_text = n_text + m->fork_tokens, .max_visual = n_visual};
-    size_t bytes = o->kv_bytes;
-    if (!bytes)
-        bytes = o->max_sessions * vl_kv_geometry_bytes(g, n_text, n_visual, n_frames) +
-                o->max_forks * vl_kv_geometry_bytes(g, forks.max_text, forks.max_visual, n_frames);
-    return vl_kv_pool_new(&m->pool, &m->x, g, bytes, &forks, err);
+    const struct vl_kv_reserve forks = fork_reserve(m, o);
+    struct vl_kv_pool_stats st;
+    int r;
+    m->rel = calloc(m->desc->frame_tokens + 1, sizeof(*m->rel));
+    if (!m->rel)
+        return vl_error_set(err, -ENOMEM, "no memory for positions");
+    if ((r = open_arena(m, &m->run_arena, s->run, err)) < 0 ||
+        (r = open_arena(m, &m->encode_arena, s->encode, err)) < 0 ||
+        (r = open_arena(m, &m->still_arena, s->still, err)) < 0 ||
+        (r = vl_kv_pool_new(&m->pool, &m->x, &m->geometry, s->pool, m->desc->frame_tokens ? &forks : NULL,
+                            err)) < 0)
+        return r;
+    vl_kv_pool_get_stats(m->pool, &st);
+    m->pool_bytes = st.bytes;
+    if (m->own_bytes > st.bytes - st.bytes_reserve)
+        m->own_bytes = st.bytes - st.bytes_reserve;
+    return 0;
 }
 
-int vl_machine_open(struct vl_machine *m, const struct vl_engine_opts *o, struct vl_error *err)
+int vl_machine_open(struct vl_machine *m, const struct vl_engine_opts *o, const struct vl_notes *notes,
+                    struct vl_error *err)
 {
+    struct vl_machine_sizes sizes;
     memset(m, 0, sizeof(*m));
     int r = open_device(m, o, err);
     if (r == 0)
-        r = vl_model_new(&m->model, o->model, o->mmproj, &m->x, err);
+        r = vl_model_open(&m->model, o->model, o->mmproj, notes, err);
     if (r < 0)
         return r;
-    m->desc = vl_model_get_desc(m->model);
-    m->geometry = m->desc->kv;
-    m->geometry.page_slots = m->desc->frame_tokens >= 32 ? 32 : 16;
-    m->quantum = m->desc->max_batch < QUANTUM ? m->desc->max_batch : QUANTUM;
-    m->max_tokens = m->desc->n_ctx < MAX_TOKENS ? m->desc->n_ctx : MAX_TOKENS;
-    m->max_sink = MAX_SINK;
-    m->max_frame_ids = m->desc->frame_tokens + FRAME_TEXT;
-    m->fork_tokens = m->desc->n_ctx / 2 < FORK_TOKENS ? m->desc->n_ctx / 2 : FORK_TOKENS;
-    m->rel = calloc(m->desc->frame_tokens, sizeof(*m->rel));
-    if (!m->rel)
-        return vl_error_set(err, -ENOMEM, "no memory for positions");
-    if ((r = open_arenas(m, err)) < 0 || (r = open_pool(m, o, err)) < 0)
+    vl_machine_measure(m, o, &sizes);
+    r = check_budget(m, o, &sizes, err);
+    return r < 0 ? r : take_memory(m, o, &sizes, err);
+}
+
+int vl_machine_load(struct vl_machine *m, const struct vl_load_watch *watch, struct vl_error *err)
+{
+    int r = vl_model_load(m->model, &m->x, watch, err);
+    if (r < 0 || !m->desc->frame_tokens)
         return r;
-    r = vl_encode_new(&m->encode, m->model, &m->encode_x);
-    return r < 0 ? vl_error_set(err, r, "cannot set up the encoder: %s", strerror(-r)) : 0;
+    if ((r = vl_encode_new(&m->encode, m->model, &m->encode_x, false)) < 0 ||
+        (r = vl_encode_new(&m->still, m->model, &m->still_x, true)) < 0)
+        return vl_error_set(err, r, "cannot set up the encoder: %s", strerror(-r));
+    return 0;
 }
 
 void vl_machine_close(struct vl_machine *m)
 {
     m->encode = vl_encode_unref(m->encode);
+    m->still = vl_encode_unref(m->still);
     m->pool = vl_kv_pool_unref(m->pool);
     m->model = vl_model_unref(m->model);
     if (m->run_arena.base)
         m->ops->free(m->device, m->run_arena.base);
     if (m->encode_arena.base)
         m->ops->free(m->device, m->encode_arena.base);
+    if (m->still_arena.base)
+        m->ops->free(m->device, m->still_arena.base);
     if (m->device)
         m->ops->close(m->device);
     m->workers = vl_workers_unref(m->workers);
@@ -141,8 +255,6 @@ void vl_machine_close(struct vl_machine *m)
 
 void vl_machine_get_info(const struct vl_machine *m, struct vl_engine_info *ret)
 {
-    struct vl_kv_pool_stats pool;
-    vl_kv_pool_get_stats(m->pool, &pool);
     *ret = (struct vl_engine_info){
         .model_name = m->desc->name,
         .arch = m->desc->arch,
@@ -151,9 +263,10 @@ void vl_machine_get_info(const struct vl_machine *m, struct vl_engine_info *ret)
         .context_tokens = m->desc->n_ctx,
         .tokens_per_frame = m->desc->frame_tokens,
         .default_window_frames = m->desc->default_window_frames,
+        .max_image_tokens = m->desc->max_image_tokens,
         .weight_bytes = m->desc->weight_bytes,
-        .scratch_bytes = m->run_arena.cap + m->encode_arena.cap,
-        .kv_pool_bytes = pool.bytes,
+        .scratch_bytes = m->run_arena.cap + m->encode_arena.cap + m->still_arena.cap,
+        .kv_pool_bytes = m->pool_bytes,
     };
 }
 
@@ -162,21 +275,42 @@ bool vl_machine_end_fork(struct vl_machine *m)
     return m->end_fork && m->end_fork(m->user);
 }
 
+/* ret->id grows until all fits. */
+static int grow(struct vl_chunk *c)
+{
+    const uint32_t cap = c->cap ? 2 * c->cap : 512;
+    free(c->id);
+    *c = (struct vl_chunk){0};
+    if (cap > MAX_RENDERED)
+        return -E2BIG;
+    c->id = calloc(cap, sizeof(*c->id));
+    c->cap = cap;
+    return c->id ? 0 : -ENOMEM;
+}
+
 int vl_machine_render(const struct vl_machine *m, enum vl_part part, const char *text, struct vl_chunk *ret)
 {
-    const struct vl_arch *arch = vl_model_arch(m->model);
-    for (uint32_t cap = 512; cap <= MAX_RENDERED; cap *= 2) {
-        struct vl_chunk c = {.id = calloc(cap, sizeof(*c.id)), .cap = cap};
-        if (!c.id)
-            return -ENOMEM;
-        int r = arch->render(m->model, part, text, 0, &c);
-        if (r == 0) {
-            *ret = c;
-            return 0;
-        }
+    struct vl_chunk c = {0};
+    int r = VL_CHUNK_FULL;
+    while (r == VL_CHUNK_FULL && (r = grow(&c)) == 0)
+        r = vl_model_arch(m->model)->render(m->model, part, text, 0, &c);
+    if (r < 0)
         free(c.id);
-        if (r < 0)
-            return r;
-    }
-    return -E2BIG;
+    else
+        *ret = c;
+    return r;
+}
+
+int vl_machine_render_ask(const struct vl_machine *m, const struct vl_unit *still, uint32_t n_stills,
+                          const char *text, struct vl_chunk *ret)
+{
+    struct vl_chunk c = {0};
+    int r = VL_CHUNK_FULL;
+    while (r == VL_CHUNK_FULL && (r = grow(&c)) == 0)
+        r = vl_model_arch(m->model)->render_ask(m->model, still, n_stills, text, &c);
+    if (r < 0)
+        free(c.id);
+    else
+        *ret = c;
+    return r;
 }

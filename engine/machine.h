@@ -9,6 +9,7 @@
 #include "model/model.h"
 
 struct vl_session;
+struct vl_turn;
 
 /* What the engine thread computes with: backend, model, page pool, arenas. Everything is sized and allocated
  * at load; afterwards a frame or a token allocates nothing. Engine thread only, and its workers. */
@@ -16,14 +17,17 @@ struct vl_machine {
     const struct vl_backend_ops *ops;
     void *device;
     struct vl_workers *workers;
-    struct vl_arena run_arena, encode_arena;
-    struct vl_exec x, encode_x; /* decoder quanta run between layers of the encoder */
+    struct vl_arena run_arena, encode_arena, still_arena;
+    struct vl_exec x, encode_x, still_x; /* decoder quanta run between layers of the encoders */
     struct vl_model *model;
     const struct vl_model_desc *desc;
     struct vl_kv_geometry geometry; /* of the pool: the model's, with pages of our size */
     struct vl_kv_pool *pool;
     struct vl_encode *encode;
     const struct vl_session *encode_owner; /* whose frame the encoder and its arena hold, or NULL */
+    /* Pictures of questions have an encode of their own, so that no stream waits for all their views. */
+    struct vl_encode *still;
+    const struct vl_turn *still_owner; /* whose picture it holds, or NULL */
 
     uint32_t quantum;       /* tokens of one prefill quantum */
     uint32_t max_tokens;    /* of one sequence */
@@ -32,6 +36,11 @@ struct vl_machine {
     uint32_t fork_tokens;   /* of a question and its reply */
     int64_t (*rel)[3];      /* [desc->frame_tokens] */
 
+    /* Questions without a stream have sequences of their own, for which a share of the pool is meant. */
+    uint32_t own_tokens; /* of one: its pictures, words and reply */
+    size_t own_bytes, own_used;
+    size_t pool_bytes;
+
     bool (*end_fork)(void *user); /* ends the oldest turn; false: there is none. Set by the scheduler */
     void *user;
 };
@@ -39,11 +48,30 @@ struct vl_machine {
 /* "cpu", "cpu:isa=avx2", NULL: the best. ret_spec points into name. -EINVAL names what there is. */
 int vl_machine_find_backend(const char *name, const struct vl_backend_ops **ret, const char **ret_spec,
                             struct vl_error *err);
-/* May take seconds. vl_machine_close takes what is half made. */
-int vl_machine_open(struct vl_machine *m, const struct vl_engine_opts *o, struct vl_error *err);
+/* Checks the files, measures the model and takes all memory but that of its weights: -EDQUOT when they
+ * together exceed max_bytes. What is told about the files goes to notes, or NULL. vl_machine_close takes what
+ * is half made. */
+int vl_machine_open(struct vl_machine *m, const struct vl_engine_opts *o, const struct vl_notes *notes,
+                    struct vl_error *err);
+/* Reads the weights: may take seconds. */
+int vl_machine_load(struct vl_machine *m, const struct vl_load_watch *watch, struct vl_error *err);
 void vl_machine_close(struct vl_machine *m);
+/* After open; n_sessions etc. of opts decide the sizes. */
 void vl_machine_get_info(const struct vl_machine *m, struct vl_engine_info *ret);
+/* Sizes of an engine with these options, in m and the figures below, from the model's desc alone: m->model is
+ * set, and nothing is allocated. */
+struct vl_machine_sizes {
+    size_t run, encode, still; /* arenas */
+    size_t session, fork, pool;
+    size_t total; /* and the weights: what max_bytes is compared with */
+};
+void vl_machine_measure(struct vl_machine *m, const struct vl_engine_opts *o, struct vl_machine_sizes *ret);
+/* Bytes of pool that a sequence of its own takes for that many views and other tokens. */
+size_t vl_machine_own_bytes(const struct vl_machine *m, uint32_t n_text, uint32_t n_views);
 bool vl_machine_end_fork(struct vl_machine *m);
 /* Renders one part into memory of the right size: ret->id is the caller's to free. Allocates. */
 int vl_machine_render(const struct vl_machine *m, enum vl_part part, const char *text, struct vl_chunk *ret);
+/* The same for a question without a stream. */
+int vl_machine_render_ask(const struct vl_machine *m, const struct vl_unit *still, uint32_t n_stills,
+                          const char *text, struct vl_chunk *ret);
 #endif

@@ -2,7 +2,7 @@
 /* Copyright vlmd contributors */
 /*
  * The engine thread. A tick does one bounded quantum: a step of somebody who speaks, else a piece of prefill,
- * else a layer of the encoder; within a kind, sessions and turns take their turn in a ring. A kind that was
+ * else a layer of an encoder; within a kind, sessions and turns take their turn in a ring. A kind that was
  * passed over eight times in a row goes next, so that a long answer slows the commentary down and does not
  * stop it.
  *
@@ -12,9 +12,11 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "engine/warm.h"
 #include "engine/watch.h"
 
 #include <poll.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
@@ -97,7 +99,7 @@ static void watch_session(struct vl_engine *e, struct vl_session *s, struct vl_m
 
 static void obey(struct vl_engine *e, const struct vl_command *c)
 {
-    struct vl_session_slot *s = &e->session[c->session];
+    struct vl_session_slot *s = c->session == VL_NO_SESSION ? NULL : &e->session[c->session];
     switch (c->type) {
     case VL_COMMAND_OPEN:
         open_session(e, s, c);
@@ -114,7 +116,8 @@ static void obey(struct vl_engine *e, const struct vl_command *c)
         atomic_store(&s->state, VL_SLOT_DEAD);
         break;
     case VL_COMMAND_ASK:
-        vl_turn_accept(&e->turn[c->turn].turn, &s->session, &e->turn[c->turn].out, c->id, c->question);
+        vl_turn_accept(&e->turn[c->turn].turn, &e->machine, s ? &s->session : NULL, &e->turn[c->turn].out,
+                       c->id, c->question);
         break;
     }
 }
@@ -168,7 +171,9 @@ static void start_turns(struct vl_engine *e)
     struct vl_turn *t;
     while ((t = next_waiting(e))) {
         uint32_t n = count_running(e);
-        if (n >= e->opts.max_forks || vl_turn_start(t, n > 0) == VL_TURN_NO_FORK)
+        if (e->failed.code < 0)
+            vl_turn_end(t, VL_TURN_FAILED, &e->failed);
+        else if (n >= e->opts.max_forks || vl_turn_start(t, n > 0) == VL_TURN_NO_ROOM)
             return;
     }
 }
@@ -179,7 +184,7 @@ static bool end_oldest_fork(void *user)
     struct vl_turn *oldest = NULL;
     for (uint32_t i = 0; i < e->opts.max_queue; i++) {
         struct vl_turn *t = &e->turn[i].turn;
-        if (t->state == VL_TURN_RUNNING && (!oldest || t->id < oldest->id))
+        if (t->state == VL_TURN_RUNNING && t->session && (!oldest || t->id < oldest->id))
             oldest = t;
     }
     if (!oldest)
@@ -198,6 +203,8 @@ static bool turn_quantum(struct vl_turn *t, enum quantum kind)
         vl_turn_step(t);
     else if (kind == PREFILL && vl_turn_wants_prefill(t))
         vl_turn_prefill(t);
+    else if (kind == FRAME && vl_turn_wants_image(t))
+        vl_turn_image(t);
     else
         return false;
     return true;
@@ -295,75 +302,76 @@ static void tick(struct vl_engine *e)
         sleep_until(e, deadline);
 }
 
-static void grey(struct vl_frame *f)
+static void note_finding(void *user, const char *section, const char *key, const char *value)
 {
-    (void)f; /* the picture is static */
+    (void)user;
+    vl_log(VL_LOG_DEBUG, "engine", "%s: %s: %s", section, key, value);
 }
 
-/* One frame and one caption in a session of its own: pages are touched and code is read before the first
- * real frame, and a model that cannot run is found out here. */
-static int warm_up(struct vl_engine *e, struct vl_error *err)
+/* The first 95 in 100 are weights. */
+static int note_progress(void *user, size_t n_bytes, size_t n_total)
 {
-    static const uint8_t pixel[64 * 64 * 3];
-    struct vl_frame frame = {.plane = {pixel},
-                             .stride = {64 * 3},
-                             .width = 64,
-                             .height = 64,
-                             .format = VL_PIXFMT_RGB24,
-                             .refs = 1,
-                             .release = grey};
-    vl_auto(vl_session_plan) plan = NULL;
-    vl_auto(vl_mailbox) box = NULL;
-    struct vl_session *s = calloc(1, sizeof(*s));
-    struct vl_outbox *out = calloc(1, sizeof(*out));
-    int r = s && out ? vl_mailbox_new(&box, 1, NULL, NULL) : -ENOMEM;
-    if (r == 0)
-        r = vl_session_plan_new(&plan, &(struct vl_session_opts){.max_caption_tokens = 4, .captions = true},
-                                err);
-    if (r == 0) {
-        vl_outbox_init(out, 0, 0, &e->dirty);
-        (void)vl_mailbox_put(box, &frame);
-        r = vl_session_open(s, &e->machine, out, 0, vl_steal(plan), err);
+    struct vl_engine *e = user;
+    const double done = n_total ? (double)n_bytes / (double)n_total : 1;
+    atomic_store_explicit(&e->progress, (uint32_t)(done * 0.95 * VL_PROGRESS_ONE), memory_order_relaxed);
+    return atomic_load(&e->stop) ? -ECANCELED : 0;
+}
+
+static void tell(struct vl_engine *e, enum vl_event_type type, const struct vl_error *err)
+{
+    const struct vl_event ev = {.type = type, .error = *err};
+    vl_outbox_put_event(&e->own, &ev);
+    vl_engine_announce(e);
+}
+
+static void publish_info(struct vl_engine *e)
+{
+    struct vl_engine_info *i = &e->info;
+    vl_machine_get_info(&e->machine, i);
+    const char **text[] = {&i->model_name, &i->arch, &i->quantization, &i->kernels};
+    for (int k = 0; k < 4; k++) {
+        (void)snprintf(e->info_text[k], sizeof(e->info_text[k]), "%s", *text[k]);
+        *text[k] = e->info_text[k];
     }
-    if (r == 0)
-        vl_watch_set_mailbox(s, vl_mailbox_ref(box));
-    while (r == 0 && s->stats.n_frames + s->stats.n_skipped == 0) {
-        bool did = false;
-        r = vl_watch_wants_step(s)      ? vl_watch_step(s)
-            : vl_watch_wants_prefill(s) ? vl_watch_prefill(s)
-                                        : vl_watch_frame(s, &did);
-    }
-    if (s)
-        vl_session_close(s);
-    free(s);
-    free(out);
-    return r == -EDOM ? 0 : r; /* numeric trouble ends answers, not the engine */
+    atomic_store(&e->has_info, true);
+}
+
+static int load_model(struct vl_engine *e, struct vl_error *err)
+{
+    const struct vl_notes notes = {.note = note_finding};
+    const struct vl_load_watch watch = {.user = e, .progress = note_progress};
+    struct vl_machine *m = &e->machine;
+    int r = vl_machine_open(m, &e->opts, &notes, err);
+    if (r < 0)
+        return r;
+    m->end_fork = end_oldest_fork;
+    m->user = e;
+    const char *doubt = vl_tokenizer_doubt(vl_model_tokenizer(m->model));
+    if (doubt)
+        vl_log(VL_LOG_WARNING, "engine", "%s", doubt);
+    publish_info(e);
+    tell(e, VL_EVENT_LOADING, err);
+    r = vl_machine_load(m, &watch, err);
+    if (r < 0)
+        return r;
+    r = vl_warm_up(m, &e->stop, err);
+    return r < 0 && !err->code ? vl_error_set(err, r, "the model does not run: %s", strerror(-r)) : r;
 }
 
 static void load(struct vl_engine *e)
 {
     struct vl_error err = {0};
-    int r = vl_machine_open(&e->machine, &e->opts, &err);
-    if (r == 0) {
-        const char *doubt = vl_tokenizer_doubt(vl_model_tokenizer(e->machine.model));
-        if (doubt)
-            vl_log(VL_LOG_WARNING, "engine", "%s", doubt);
-        e->machine.end_fork = end_oldest_fork;
-        e->machine.user = e;
-        r = warm_up(e, &err);
-        if (r < 0 && !err.code)
-            (void)vl_error_set(&err, r, "the model does not run: %s", strerror(-r));
-    }
-    struct vl_event ev = {.type = r < 0 ? VL_EVENT_FAILED : VL_EVENT_READY, .error = err};
+    int r = load_model(e, &err);
     if (r < 0) {
         err.code = r;
         e->failed = err;
-        ev.error = err;
+        atomic_store(&e->has_info, false);
         vl_machine_close(&e->machine);
+    } else {
+        err = (struct vl_error){0};
+        atomic_store(&e->progress, VL_PROGRESS_ONE);
     }
-    atomic_store(&e->ready, r == 0);
-    vl_outbox_put_event(&e->own, &ev);
-    vl_engine_announce(e);
+    tell(e, r < 0 ? VL_EVENT_FAILED : VL_EVENT_READY, &err);
 }
 
 static void shut_down(struct vl_engine *e)
@@ -384,7 +392,7 @@ void *vl_scheduler_main(void *engine)
     while (!atomic_load(&e->stop))
         tick(e);
     shut_down(e);
-    vl_outbox_put_event(&e->own, &(struct vl_event){.type = VL_EVENT_STOPPED}); /* its third at most */
+    vl_outbox_put_event(&e->own, &(struct vl_event){.type = VL_EVENT_STOPPED}); /* its fourth at most */
     vl_engine_announce(e);
     return NULL;
 }

@@ -42,12 +42,14 @@ enum vl_command_type {
 /* Pointers are handed over with the command. */
 struct vl_command {
     enum vl_command_type type;
-    uint32_t session, turn;       /* slots */
+    uint32_t session, turn;       /* slots; ASK without a stream: VL_NO_SESSION */
     uint64_t id;                  /* OPEN, ASK */
     struct vl_session_plan *plan; /* OPEN, CONFIGURE */
     struct vl_mailbox *mailbox;   /* WATCH */
     struct vl_question *question; /* ASK */
 };
+#define VL_NO_SESSION UINT32_MAX
+enum { VL_PROGRESS_ONE = 1 << 16 };
 enum { VL_MAX_COMMANDS = 256 }; /* besides those that close a session, for which there is always room */
 
 struct vl_engine {
@@ -57,9 +59,13 @@ struct vl_engine {
     bool has_thread;
     int event_fd, wake_fd;
     struct vl_queue *commands;
-    atomic_bool stop, ready, idle, signalled;
+    atomic_bool stop, idle, signalled;
     atomic_uint_least64_t heartbeat, kv_used;
-    struct vl_outbox own; /* READY or FAILED */
+    atomic_uint_least32_t progress; /* of the load, of VL_PROGRESS_ONE */
+    atomic_bool has_info;           /* info may be read: it is not written any more */
+    struct vl_engine_info info;
+    char info_text[4][96]; /* its strings: they outlive a model that fails */
+    struct vl_outbox own;  /* LOADING, READY, FAILED */
     struct vl_session_slot *session;
     struct vl_turn_slot *turn;
 

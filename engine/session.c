@@ -184,6 +184,8 @@ int vl_session_open(struct vl_session *s, struct vl_machine *m, struct vl_outbox
     s->id = id;
     s->plan = plan;
     s->step_ns = VL_NSEC_PER_SEC;
+    if (!m->desc->frame_tokens)
+        return vl_error_set(err, -ENOTSUP, "model %s has no eyes: a stream needs an mmproj", m->desc->name);
     int r = set_window(m, plan);
     return r < 0 ? vl_error_set(err, r, "no memory for a session") : build(s, err);
 }

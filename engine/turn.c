@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* Copyright vlmd contributors */
 /*
- * A question and its reply. It reads a fork, so the commentary goes on as if nobody had asked.
+ * A question and its reply. About a stream it reads a fork, so the commentary goes on as if nobody had asked.
+ * Without one it reads a sequence of its own: picture by picture, each encoded in bounded quanta and read
+ * before the next one is begun, and then the words.
  *
  * The trap: once the end lies in the outbox the main thread may give the slot to the next question. Telling
  * the end is therefore the last thing that is done.
@@ -25,6 +27,13 @@ static int check_ask(const struct vl_ask *q, struct vl_error *err)
         return vl_error_set(err, -E2BIG, "the question is longer than %d bytes", VL_ENGINE_MAX_QUESTION);
     if (q->since_ns && q->until_ns && q->since_ns > q->until_ns)
         return vl_error_set(err, -EINVAL, "the time asked about ends before it begins");
+    if (!q->session && (q->since_ns || q->until_ns))
+        return vl_error_set(err, -EINVAL, "a time is asked about, and no stream");
+    if (q->session && q->n_images)
+        return vl_error_set(err, -EINVAL, "a question is about a stream or about pictures, not both");
+    if (q->n_images > VL_ENGINE_MAX_IMAGES)
+        return vl_error_set(err, -EINVAL, "%u pictures are asked about; %d are the limit", q->n_images,
+                            VL_ENGINE_MAX_IMAGES);
     return 0;
 }
 
@@ -38,6 +47,9 @@ int vl_question_new(struct vl_question **ret, const struct vl_ask *q, struct vl_
         return vl_error_set(err, -ENOMEM, "no memory for a question");
     n->ask = *q;
     n->ask.text = n->text;
+    n->ask.image = n->image;
+    for (uint32_t i = 0; i < q->n_images; i++)
+        n->image[i] = vl_frame_ref(q->image[i]);
     if (!n->ask.max_tokens || n->ask.max_tokens > VL_ENGINE_MAX_TOKENS)
         n->ask.max_tokens = VL_ENGINE_MAX_TOKENS;
     n->accepted_ns = vl_clock_monotonic_ns();
@@ -48,6 +60,8 @@ int vl_question_new(struct vl_question **ret, const struct vl_ask *q, struct vl_
 struct vl_question *vl_question_unref(struct vl_question *q)
 {
     if (q) {
+        for (int i = 0; i < VL_ENGINE_MAX_IMAGES; i++)
+            q->image[i] = vl_frame_unref(q->image[i]);
         free(q->text);
         free(q);
     }
@@ -56,11 +70,12 @@ struct vl_question *vl_question_unref(struct vl_question *q)
 
 /* ---- life ---- */
 
-void vl_turn_accept(struct vl_turn *t, struct vl_session *s, struct vl_outbox *out, uint64_t id,
-                    struct vl_question *q)
+void vl_turn_accept(struct vl_turn *t, struct vl_machine *m, struct vl_session *s, struct vl_outbox *out,
+                    uint64_t id, struct vl_question *q)
 {
     assert(t->state == VL_TURN_FREE);
-    *t = (struct vl_turn){.state = VL_TURN_WAITING, .session = s, .out = out, .id = id, .question = q};
+    *t =
+        (struct vl_turn){.state = VL_TURN_WAITING, .m = m, .session = s, .out = out, .id = id, .question = q};
 }
 
 void vl_turn_end(struct vl_turn *t, enum vl_turn_status status, const struct vl_error *err)
@@ -72,6 +87,9 @@ void vl_turn_end(struct vl_turn *t, enum vl_turn_status status, const struct vl_
         ev.session_stats = t->session->stats;
     if (err)
         ev.error = *err;
+    if (t->m->still_owner == t)
+        t->m->still_owner = NULL;
+    t->m->own_used -= t->own_bytes;
     t->kv = vl_kv_unref(t->kv);
     t->question = vl_question_unref(t->question);
     free(t->ids);
@@ -87,7 +105,7 @@ static void fail(struct vl_turn *t, int code, const char *what)
     vl_turn_end(t, VL_TURN_FAILED, &err);
 }
 
-/* ---- start ---- */
+/* ---- start, about a stream ---- */
 
 /* Renders the question into t->ids. */
 static int render(struct vl_turn *t, struct vl_error *err)
@@ -104,20 +122,26 @@ static int render(struct vl_turn *t, struct vl_error *err)
     return 0;
 }
 
-static int feed(struct vl_turn *t)
+static void run(struct vl_turn *t)
 {
-    const struct vl_ask *q = &t->question->ask;
-    vl_voice_init(&t->voice, t->m, t->kv, t->out, &q->sampling, false);
-    int r = vl_voice_feed(&t->voice, t->ids, t->stats.n_prompt, NULL, t->session->unit + 1, false);
-    if (r)
-        return r < 0 ? r : -ENOSPC;
-    vl_voice_speak(&t->voice, q->max_tokens, SIZE_MAX / 2);
     t->stats.queued_ns = vl_clock_monotonic_ns() - t->question->accepted_ns;
     t->state = VL_TURN_RUNNING;
+}
+
+/* The next n ids: with a picture's tokens, or the last ones, behind which the reply begins. */
+static int feed(struct vl_turn *t, uint32_t n, const struct vl_visual_tokens *tok)
+{
+    const uint64_t unit = t->session ? t->session->unit + 1 : 0;
+    int r = vl_voice_feed(&t->voice, t->ids + t->at, n, tok, unit, false);
+    if (r)
+        return r < 0 ? r : -ENOSPC;
+    t->at += n;
+    if (t->at == t->stats.n_prompt)
+        vl_voice_speak(&t->voice, t->question->ask.max_tokens, SIZE_MAX / 2);
     return 0;
 }
 
-static int begin(struct vl_turn *t, struct vl_error *err)
+static int begin_fork(struct vl_turn *t, struct vl_error *err)
 {
     if (t->ids == NULL) {
         int r = render(t, err);
@@ -128,8 +152,96 @@ static int begin(struct vl_turn *t, struct vl_error *err)
     if (r < 0)
         return vl_error_set(err, r, "cannot fork the sequence: %s", strerror(-r));
     if (r == VL_KV_FULL)
-        return VL_TURN_NO_FORK;
-    r = feed(t);
+        return VL_TURN_NO_ROOM;
+    vl_voice_init(&t->voice, t->m, t->kv, t->out, &t->question->ask.sampling, false);
+    r = feed(t, t->stats.n_prompt, NULL);
+    return r < 0 ? vl_error_set(err, r, "the question does not fit into the cache") : 0;
+}
+
+/* ---- start, without a stream ---- */
+
+static struct vl_unit picture(const struct vl_question *q, uint32_t i)
+{
+    return (struct vl_unit){.frame = &q->image[i], .n_frames = 1, .still = true};
+}
+
+/* Every picture is one that the model takes; *ret_n: their views. */
+static int count_views(const struct vl_turn *t, uint32_t *ret_n, struct vl_error *err)
+{
+    const struct vl_question *q = t->question;
+    struct vl_view view[VL_MODEL_MAX_VIEWS];
+    *ret_n = 0;
+    if (q->ask.n_images && !t->m->desc->frame_tokens)
+        return vl_error_set(err, -ENOTSUP, "model %s has no eyes: a picture needs an mmproj",
+                            t->m->desc->name);
+    for (uint32_t i = 0; i < q->ask.n_images; i++) {
+        const struct vl_unit u = picture(q, i);
+        uint32_t n = VL_MODEL_MAX_VIEWS;
+        int r = vl_model_arch(t->m->model)->views(t->m->model, &u, view, &n);
+        if (r < 0)
+            return vl_error_set(err, r, "picture %u is %ux%u; the model takes 1x1 to %dx%d", i + 1,
+                                u.frame[0]->width, u.frame[0]->height, VL_MODEL_MAX_SIDE, VL_MODEL_MAX_SIDE);
+        *ret_n += n;
+    }
+    return 0;
+}
+
+/* The whole prompt, places of all pictures included, into t->ids. */
+static int render_own(struct vl_turn *t, struct vl_error *err)
+{
+    const struct vl_question *q = t->question;
+    struct vl_unit still[VL_ENGINE_MAX_IMAGES];
+    struct vl_chunk c = {0};
+    uint32_t n_views, n_reply = q->ask.max_tokens < t->m->fork_tokens ? q->ask.max_tokens : t->m->fork_tokens;
+    int r = count_views(t, &n_views, err);
+    if (r < 0)
+        return r;
+    for (uint32_t i = 0; i < q->ask.n_images; i++)
+        still[i] = picture(q, i);
+    r = vl_machine_render_ask(t->m, still, q->ask.n_images, q->text, &c);
+    if (r < 0)
+        return vl_error_set(err, r, "cannot render the question: %s", strerror(-r));
+    t->ids = c.id;
+    t->stats.n_prompt = c.n;
+    if (c.n >= t->m->own_tokens)
+        return vl_error_set(err, -E2BIG,
+                            "the question is %u tokens long, %u of them for %u pictures; %u are the limit",
+                            c.n, c.n_places, q->ask.n_images, t->m->own_tokens - 1);
+    if (n_reply > t->m->own_tokens - c.n)
+        n_reply = t->m->own_tokens - c.n;
+    t->want_bytes = vl_machine_own_bytes(t->m, c.n - c.n_places + n_reply, n_views);
+    return 0;
+}
+
+/* Places of one picture end its leg of the prompt; the last leg has none. */
+static int feed_leg(struct vl_turn *t, const struct vl_visual_tokens *tok)
+{
+    uint32_t n = 0, n_places = 0;
+    if (!tok)
+        return feed(t, t->stats.n_prompt - t->at, NULL);
+    while (n_places < tok->n && t->at + n < t->stats.n_prompt)
+        n_places += t->ids[t->at + n++] < 0;
+    return n_places < tok->n ? -EINVAL : feed(t, n, tok);
+}
+
+static int begin_own(struct vl_turn *t, struct vl_error *err)
+{
+    struct vl_machine *m = t->m;
+    if (t->ids == NULL) {
+        int r = render_own(t, err);
+        if (r < 0)
+            return r;
+    }
+    if (t->want_bytes > m->own_bytes - m->own_used)
+        return VL_TURN_NO_ROOM;
+    int r = vl_kv_new(&t->kv, m->pool, NULL, NULL, m->own_tokens, err);
+    if (r < 0)
+        return r;
+    t->own_bytes = t->want_bytes;
+    m->own_used += t->own_bytes;
+    vl_voice_init(&t->voice, m, t->kv, t->out, &t->question->ask.sampling, false);
+    if (t->question->ask.n_images == 0)
+        r = feed_leg(t, NULL);
     return r < 0 ? vl_error_set(err, r, "the question does not fit into the cache") : 0;
 }
 
@@ -137,23 +249,24 @@ int vl_turn_start(struct vl_turn *t, bool others_run)
 {
     struct vl_session *s = t->session;
     const struct vl_ask *q = &t->question->ask;
-    if (s->phase == VL_WATCH_OFF) {
+    if (s && s->phase == VL_WATCH_OFF) {
         vl_turn_end(t, VL_TURN_FAILED, &s->failed);
         return 0;
     }
-    if (!vl_session_remembers(s, q->since_ns, q->until_ns)) {
+    if (s && !vl_session_remembers(s, q->since_ns, q->until_ns)) {
         vl_turn_end(t, VL_TURN_NOTHING_SEEN, NULL);
         return 0;
     }
     struct vl_error err = {0};
-    t->m = s->m;
-    int r = begin(t, &err);
-    if (r == VL_TURN_NO_FORK && others_run)
+    int r = s ? begin_fork(t, &err) : begin_own(t, &err);
+    if (r == VL_TURN_NO_ROOM && others_run)
         return r;
-    if (r == VL_TURN_NO_FORK)
+    if (r == VL_TURN_NO_ROOM)
         fail(t, -ENOSPC, "the cache has no room for a question");
     else if (r < 0)
         vl_turn_end(t, VL_TURN_FAILED, &err);
+    else
+        run(t);
     return 0;
 }
 
@@ -169,15 +282,31 @@ bool vl_turn_wants_prefill(struct vl_turn *t)
     return t->state == VL_TURN_RUNNING && t->voice.state == VL_VOICE_PREFILL && vl_voice_can_step(&t->voice);
 }
 
+bool vl_turn_wants_image(struct vl_turn *t)
+{
+    return t->state == VL_TURN_RUNNING && t->voice.state == VL_VOICE_IDLE &&
+           t->n_images < t->question->ask.n_images && (!t->m->still_owner || t->m->still_owner == t);
+}
+
+/* A picture was read: its place in the encode is free, and the words follow the last one. */
+static int end_image(struct vl_turn *t)
+{
+    t->m->still_owner = NULL;
+    return ++t->n_images == t->question->ask.n_images ? feed_leg(t, NULL) : 0;
+}
+
 /* What a quantum of the voice led to. */
 static void go_on(struct vl_turn *t, int r)
 {
     t->stats.n_output = t->voice.n_said;
     if (t->voice.n_said && !t->stats.first_token_ns)
         t->stats.first_token_ns = vl_clock_monotonic_ns() - t->question->accepted_ns;
-    if (r == 0)
+    const bool all_read = t->at == t->stats.n_prompt;
+    if (r == 0 && !all_read)
+        r = end_image(t);
+    else if (r == 0)
         vl_turn_end(t, VL_TURN_OK, NULL);
-    else if (r == VL_VOICE_NUMERIC)
+    if (r == VL_VOICE_NUMERIC)
         fail(t, -EDOM, "numeric: logits are not finite");
     else if (r < 0)
         fail(t, r, strerror(-r));
@@ -191,4 +320,29 @@ void vl_turn_step(struct vl_turn *t)
 void vl_turn_prefill(struct vl_turn *t)
 {
     go_on(t, vl_voice_prefill(&t->voice));
+}
+
+void vl_turn_image(struct vl_turn *t)
+{
+    const struct vl_arch *arch = vl_model_arch(t->m->model);
+    struct vl_question *q = t->question;
+    struct vl_visual_tokens tok;
+    int r;
+    if (t->encoding) {
+        r = arch->encode_step(t->m->still, 1, &tok);
+        t->encoding = r == VL_ENCODE_MORE;
+        if (r == 0)
+            r = feed_leg(t, &tok);
+    } else {
+        const struct vl_unit unit = picture(q, t->n_images);
+        t->m->still_owner = t;
+        r = arch->encode_begin(t->m->model, t->m->still, &unit, 1);
+        q->image[t->n_images] = vl_frame_unref(q->image[t->n_images]); /* its sender may have it back */
+        t->encoding = r == 0;
+    }
+    if (r < 0) {
+        struct vl_error err;
+        (void)vl_error_set(&err, r, "picture %u: %s", t->n_images + 1, strerror(-r));
+        vl_turn_end(t, VL_TURN_FAILED, &err);
+    }
 }

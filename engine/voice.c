@@ -61,7 +61,7 @@ static int append_run(struct vl_voice *v, const int32_t *id, uint32_t n, const s
 {
     struct vl_kv_segment s = {.kind = VL_KV_TEXT, .pinned = pinned, .n = n, .unit = v->unit, .extent = n};
     if (id[0] < 0) {
-        assert(tok && tok->n == n);
+        assert(tok->n == n);
         int r = vl_model_arch(v->m->model)->positions(v->m->model, tok, v->m->rel, &s.extent);
         if (r < 0)
             return r;
@@ -75,10 +75,17 @@ static int append_run(struct vl_voice *v, const int32_t *id, uint32_t n, const s
 /* All or nothing. VL_KV_FULL, VL_KV_BUSY. */
 static int append_all(struct vl_voice *v, const struct vl_visual_tokens *tok, bool pinned)
 {
-    uint32_t before = vl_kv_n_tokens(v->kv);
+    uint32_t before = vl_kv_n_tokens(v->kv), row = 0;
     for (uint32_t i = 0, n; i < v->n; i += n) {
         n = run_length(v->id + i, v->n - i);
-        int r = append_run(v, v->id + i, n, tok, pinned);
+        struct vl_visual_tokens view = tok ? *tok : (struct vl_visual_tokens){0};
+        if (v->id[i] < 0) { /* of several views this is the next */
+            assert(view.n - row >= n);
+            view.pos += row;
+            view.n = n;
+            row += n;
+        }
+        int r = append_run(v, v->id + i, n, &view, pinned);
         if (r) {
             int undo = vl_kv_truncate(v->kv, before);
             return undo < 0 ? undo : r;

@@ -46,7 +46,8 @@ struct vl_voice {
 void vl_voice_init(struct vl_voice *v, struct vl_machine *m, struct vl_kv *kv, struct vl_outbox *out,
                    const struct vl_sampling *how, bool one_line);
 
-/* Puts ids into the sequence; each -1 among them is the place of tok's next row (tok NULL: there is none).
+/* Puts ids into the sequence; each -1 among them is the place of tok's next row (tok NULL: there is none),
+ * and each run of them is one view.
  * -> PREFILL. Evicts for room, and ends forks that hold it. VL_VOICE_FULL: there is none, nothing was put. */
 int vl_voice_feed(struct vl_voice *v, const int32_t *id, uint32_t n, const struct vl_visual_tokens *tok,
                   uint64_t unit, bool pinned);

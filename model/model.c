@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* Copyright vlmd contributors */
 /*
- * Opens a pair of files: which family, do they fit, how much scratch, and then the weights. The dry run on
- * the null backend is the same code that serves later, so a shape that would fail in service fails here,
- * before a page of weights is read. The trap: in a dry run backend memory is never readable.
+ * Opens a text file, or a pair: which family, do they fit, how much scratch, and then the weights. The dry
+ * run on the null backend is the same code that serves later, so a shape that would fail in service fails
+ * here, before a page of weights is read. The trap: in a dry run backend memory is never readable.
  */
 #include "kernels/null/null.h"
 #include "model/model_private.h"
@@ -47,16 +47,18 @@ struct vl_model *vl_model_unref(struct vl_model *m)
         m->arch->close(m);
     vl_model_free_weights(m);
     vl_tokenizer_unref(m->tokenizer);
+    vl_weights_unref(m->text);
+    vl_weights_unref(m->mmproj);
     free(m);
     return NULL;
 }
 
-int vl_encode_new(struct vl_encode **ret, const struct vl_model *m, struct vl_exec *x)
+int vl_encode_new(struct vl_encode **ret, const struct vl_model *m, struct vl_exec *x, bool stills)
 {
     vl_auto(vl_encode) e = calloc(1, sizeof(*e));
     if (!e)
         return -ENOMEM;
-    *e = (struct vl_encode){.model = m, .x = x, .mark = vl_arena_mark(x->scratch)};
+    *e = (struct vl_encode){.model = m, .x = x, .mark = vl_arena_mark(x->scratch), .stills = stills};
     int r = m->arch->encode_init(m, e);
     if (r < 0)
         return r;
@@ -88,44 +90,66 @@ static void list_archs(char *ret, size_t cap)
 {
     size_t n = 0;
     ret[0] = 0;
-    for (const struct vl_arch *const *a = vl_archs; *a && n < cap; a++)
-        n += (size_t)snprintf(ret + n, cap - n, "%s%s (%s + %s)", n ? ", " : "", (*a)->name, (*a)->text_arch,
-                              (*a)->projector);
+    for (const struct vl_arch *const *a = vl_archs; *a && n < cap; a++) {
+        const char *projector = (*a)->projector;
+        n += (size_t)snprintf(ret + n, cap - n, "%s%s (%s%s%s)", n ? ", " : "", (*a)->name, (*a)->text_arch,
+                              projector ? " + " : "", projector ? projector : " alone");
+    }
 }
 
+static const char *need_clip(const struct vl_weights *mmproj, const struct vl_weights *text, int *ret_code,
+                             struct vl_error *err)
+{
+    const char *clip, *projector = NULL;
+    char name[32];
+    if ((*ret_code = vl_weights_need_str(mmproj, "general.architecture", &clip, err)) < 0)
+        return NULL;
+    copy_name(name, sizeof(name), clip);
+    if (strcmp(clip, "clip") != 0)
+        *ret_code = vl_error_set(
+            err, -EINVAL,
+            "%s is a text model (%s), not a projector; the mmproj file that belongs to %s is needed",
+            vl_weights_name(mmproj), name, vl_weights_name(text));
+    else if ((*ret_code = vl_weights_get_str(mmproj, "clip.projector_type", &projector, err)) > 0)
+        *ret_code = vl_error_set(err, -EINVAL, "%s: clip.projector_type is missing; is it an mmproj file?",
+                                 vl_weights_name(mmproj));
+    return projector;
+}
+
+static bool same_projector(const char *a, const char *b)
+{
+    return a == b || (a && b && strcmp(a, b) == 0);
+}
+
+/* mmproj NULL: a text file alone. */
 static int find_arch(struct vl_model *m, const struct vl_weights *text, const struct vl_weights *mmproj,
                      struct vl_error *err)
 {
-    const char *arch, *clip, *projector;
+    const char *arch, *projector = NULL;
     char arch_name[32], projector_name[32], known[96];
-    int r;
-    if ((r = vl_weights_need_str(text, "general.architecture", &arch, err)) < 0 ||
-        (r = vl_weights_need_str(mmproj, "general.architecture", &clip, err)) < 0)
-        return r;
-    if (strcmp(arch, "clip") == 0)
-        return vl_error_set(err, -EINVAL,
-                            "%s is a projector (mmproj) file, not a text model; are the two files swapped?",
-                            vl_weights_name(text));
-    copy_name(arch_name, sizeof(arch_name), clip);
-    if (strcmp(clip, "clip") != 0)
-        return vl_error_set(
-            err, -EINVAL,
-            "%s is a text model (%s), not a projector; the mmproj file that belongs to %s is needed",
-            vl_weights_name(mmproj), arch_name, vl_weights_name(text));
-    r = vl_weights_get_str(mmproj, "clip.projector_type", &projector, err);
-    if (r == VL_WEIGHTS_ABSENT)
-        return vl_error_set(err, -EINVAL, "%s: clip.projector_type is missing; is it an mmproj file?",
-                            vl_weights_name(mmproj));
+    int r = vl_weights_need_str(text, "general.architecture", &arch, err);
     if (r < 0)
         return r;
+    if (strcmp(arch, "clip") == 0)
+        return vl_error_set(
+            err, -EINVAL, "%s is a projector (mmproj) file, not a text model; %s", vl_weights_name(text),
+            mmproj ? "are the two files swapped?" : "the text file that belongs to it is needed");
+    if (mmproj) {
+        projector = need_clip(mmproj, text, &r, err);
+        if (r < 0)
+            return r;
+    }
     for (const struct vl_arch *const *a = vl_archs; *a; a++)
-        if (strcmp((*a)->text_arch, arch) == 0 && strcmp((*a)->projector, projector) == 0) {
+        if (strcmp((*a)->text_arch, arch) == 0 && same_projector((*a)->projector, projector)) {
             m->arch = *a;
             return 0;
         }
     copy_name(arch_name, sizeof(arch_name), arch);
-    copy_name(projector_name, sizeof(projector_name), projector);
+    copy_name(projector_name, sizeof(projector_name), projector ? projector : "");
     list_archs(known, sizeof(known));
+    if (!projector)
+        return vl_error_set(err, -ENOTSUP, "models of text '%s' alone are not supported; supported: %s",
+                            arch_name, known);
     return vl_error_set(err, -ENOTSUP,
                         "models of text '%s' with projector '%s' are not supported; supported: %s", arch_name,
                         projector_name, known);
@@ -139,7 +163,7 @@ static void name_quantization(struct vl_model *m, const struct vl_weights *text,
 {
     uint64_t bytes[VL_DTYPE_COUNT] = {0};
     const struct vl_weights *file[] = {text, mmproj};
-    for (int f = 0; f < 2; f++)
+    for (int f = 0; f < 2 && file[f]; f++)
         for (uint32_t i = 0; i < vl_weights_n_tensors(file[f]); i++) {
             const struct vl_weights_tensor *t = vl_weights_tensor_at(file[f], i);
             bytes[t->dtype] += t->size;
@@ -166,55 +190,148 @@ static int describe(struct vl_model *m, const struct vl_weights *text, const str
     return 0;
 }
 
+void vl_model_describe_decoder(struct vl_model *m, const struct vl_decoder *d, uint32_t max_batch)
+{
+    m->desc.n_vocab = d->n_vocab;
+    m->desc.d_model = d->d_model;
+    m->desc.n_ctx = d->n_ctx;
+    m->desc.max_batch = d->n_ctx < max_batch ? d->n_ctx : max_batch;
+    m->desc.kv = (struct vl_kv_geometry){
+        .n_layers = d->n_layers,
+        .n_kv_heads = d->n_kv_heads,
+        .head_dim = d->head_dim,
+        .k_dtype = VL_F16,
+        .v_dtype = VL_F16,
+        .rope = &d->rope,
+    };
+}
+
+/* ---- reading weights ---- */
+
+static int tell_loaded(void *user, size_t n_bytes)
+{
+    struct vl_model *m = user;
+    m->n_loaded += n_bytes;
+    return m->watch ? m->watch->progress(m->watch->user, m->n_loaded, m->n_total) : 0;
+}
+
+static void tell_unused(void *user, const struct vl_weights_tensor *t)
+{
+    const struct vl_model *m = user;
+    vl_note(m->notes, "ignored", t->name, "a tensor that this family does not use");
+}
+
+int vl_model_load_file(struct vl_model *m, struct vl_bind *b, int file, struct vl_error *err)
+{
+    size_t bytes;
+    vl_bind_set_watch(b, &(struct vl_bind_watch){.user = m, .loaded = tell_loaded, .unused = tell_unused});
+    int r = vl_bind_load(b, &m->memory[file], &bytes, err);
+    if (r == 0)
+        m->desc.weight_bytes += bytes;
+    return r;
+}
+
+static int load_weights(struct vl_model *m, struct vl_exec *x, struct vl_error *err)
+{
+    m->ops = x->ops;
+    m->device = x->device;
+    m->desc.weight_bytes = 0;
+    return m->arch->load(m, x, m->text, m->mmproj, err);
+}
+
 /* ---- the dry run ---- */
 
-static int dry_encode(struct vl_model *m, struct vl_exec *x)
+/* What x's device, of the null backend, has counted since before. */
+static struct vl_model_cost cost_since(const struct vl_exec *x, struct vl_model_cost before)
 {
-    static const uint8_t grey[16 * 16];
+    const struct vl_null_counts *c = vl_null_counts(x->device);
+    struct vl_model_cost sum = {0};
+    for (int op = 0; op < VL_OP_COUNT; op++) {
+        sum.flops += c->flops[op];
+        sum.bytes += c->bytes[op];
+    }
+    return (struct vl_model_cost){sum.flops - before.flops, sum.bytes - before.bytes};
+}
+
+/* A frame of one view, or a still in the shape that makes fewest views: scratch is the same for all. */
+static int dry_encode(const struct vl_model *m, struct vl_exec *x, bool still)
+{
+    static const uint8_t grey[64];
     struct vl_frame frame = {
-        .plane = {grey}, .stride = {16}, .width = 16, .height = 16, .format = VL_PIXFMT_GRAY8};
+        .plane = {grey}, .stride = {64}, .width = 64, .height = 1, .format = VL_PIXFMT_GRAY8};
     struct vl_frame *frames[] = {&frame};
-    const struct vl_unit unit = {.frame = frames, .n_frames = 1};
+    const struct vl_unit unit = {.frame = frames, .n_frames = 1, .still = still};
     vl_auto(vl_encode) e = NULL;
     struct vl_visual_tokens tok;
-    int r = vl_encode_new(&e, m, x);
+    int r = vl_encode_new(&e, m, x, still);
     if (r == 0)
         r = m->arch->encode_begin(m, e, &unit, 1);
     if (r == 0)
         while ((r = m->arch->encode_step(e, 1, &tok)) == VL_ENCODE_MORE)
             ;
-    m->desc.encode_scratch = x->scratch->peak;
+    return r;
+}
+
+/* n further tokens of text. */
+static int dry_tokens(const struct vl_model *m, struct vl_exec *x, struct vl_kv *kv, uint32_t n,
+                      uint32_t n_logits)
+{
+    const struct vl_kv_segment s = {.kind = VL_KV_TEXT, .n = n, .extent = n};
+    vl_autofree int32_t *id = calloc(n, sizeof(*id));
+    struct vl_span span = {.kv = kv, .n = n, .n_logits = n_logits};
+    struct vl_tensor logits;
+    int r = id ? vl_kv_append(kv, x, &s, &span.slot) : -ENOMEM;
+    if (r)
+        return r < 0 ? r : -ENOMEM;
+    const struct vl_batch b = {.id = id, .span = &span, .n_spans = 1, .n = n};
+    r = m->arch->run(m, x, &b, &logits);
+    vl_arena_reset(x->scratch, 0);
     return r;
 }
 
 static int dry_run(struct vl_model *m, struct vl_exec *x)
 {
-    const struct vl_kv_geometry *g = &m->desc.kv;
-    const uint32_t n = m->desc.max_batch;
-    const struct vl_kv_segment s = {.kind = VL_KV_TEXT, .n = n, .extent = n};
+    struct vl_model_desc *d = &m->desc;
+    const struct vl_kv_geometry *g = &d->kv;
+    const uint32_t n = d->max_batch, n_logits = n < VL_MODEL_MAX_LOGITS ? n : VL_MODEL_MAX_LOGITS;
+    const uint32_t frame = d->frame_tokens && d->frame_tokens < n ? d->frame_tokens : n;
     vl_auto(vl_kv_pool) pool = NULL;
     vl_auto(vl_kv) kv = NULL;
-    vl_autofree int32_t *id = calloc(n, sizeof(*id));
-    uint32_t slot;
-    int r = id ? vl_kv_pool_new(&pool, x, g, vl_kv_geometry_bytes(g, n, 0, 1), NULL, NULL) : -ENOMEM;
+    int r = vl_kv_pool_new(&pool, x, g, vl_kv_geometry_bytes(g, n + frame + 1, 0, 1), NULL, NULL);
     if (r == 0)
-        r = vl_kv_new(&kv, pool, NULL, NULL, n, NULL);
+        r = vl_kv_new(&kv, pool, NULL, NULL, n + frame + 1, NULL);
     if (r == 0)
-        r = vl_kv_append(kv, x, &s, &slot);
-    if (r)
-        return r < 0 ? r : -ENOMEM;
-    const uint32_t n_logits = n < VL_MODEL_MAX_LOGITS ? n : VL_MODEL_MAX_LOGITS;
-    const struct vl_span span = {.kv = kv, .slot = slot, .n = n, .n_logits = n_logits};
-    const struct vl_batch b = {.id = id, .span = &span, .n_spans = 1, .n = n};
-    struct vl_tensor logits;
-    r = m->arch->run(m, x, &b, &logits);
-    m->desc.run_scratch = x->scratch->peak;
+        r = dry_tokens(m, x, kv, n, n_logits);
+    d->run_scratch = x->scratch->peak;
+    if (r == 0)
+        r = vl_kv_truncate(kv, 0);
+    struct vl_model_cost before = cost_since(x, (struct vl_model_cost){0});
+    if (r == 0)
+        r = dry_tokens(m, x, kv, frame, 0);
+    d->prefill = cost_since(x, before);
+    before = cost_since(x, (struct vl_model_cost){0});
+    if (r == 0)
+        r = dry_tokens(m, x, kv, 1, 1);
+    d->step = cost_since(x, before);
+    return r;
+}
+
+static int dry_encodes(struct vl_model *m, struct vl_exec *x, void *memory)
+{
+    struct vl_model_cost before = cost_since(x, (struct vl_model_cost){0});
+    vl_arena_init(x->scratch, memory, dry_scratch);
+    int r = dry_encode(m, x, false);
+    m->desc.encode_scratch = x->scratch->peak;
+    m->desc.encode = cost_since(x, before);
+    vl_arena_init(x->scratch, memory, dry_scratch);
+    if (r == 0)
+        r = dry_encode(m, x, true);
+    m->desc.still_scratch = x->scratch->peak;
     return r;
 }
 
 /* Shapes and scratch of everything the model does, and no byte of its tensors. */
-static int rehearse(struct vl_model *m, const struct vl_weights *text, const struct vl_weights *mmproj,
-                    struct vl_error *err)
+static int rehearse(struct vl_model *m, struct vl_error *err)
 {
     const struct vl_backend_ops *ops = &vl_backend_null;
     struct vl_arena arena;
@@ -226,39 +343,61 @@ static int rehearse(struct vl_model *m, const struct vl_weights *text, const str
     r = ops->alloc(x.device, dry_scratch, false, &memory);
     if (r < 0)
         (void)vl_error_set(err, r, "no address space for the dry run");
-    if (r == 0 && (r = m->arch->load(m, &x, text, mmproj, err)) == 0) {
-        vl_arena_init(&arena, memory, dry_scratch);
-        r = dry_encode(m, &x);
+    if (r == 0 && (r = load_weights(m, &x, err)) == 0) {
+        if (m->desc.frame_tokens)
+            r = dry_encodes(m, &x, memory);
         vl_arena_init(&arena, memory, dry_scratch);
         if (r == 0)
             r = dry_run(m, &x);
         if (r < 0)
-            (void)vl_error_set(err, r, "%s and %s: the shapes do not fit the kernels (dry run: %s)",
-                               vl_weights_name(text), vl_weights_name(mmproj), strerror(-r));
+            (void)vl_error_set(err, r, "%s%s%s: the shapes do not fit the kernels (dry run: %s)",
+                               vl_weights_name(m->text), m->mmproj ? " and " : "",
+                               m->mmproj ? vl_weights_name(m->mmproj) : "", strerror(-r));
     }
     m->arch->unload(m);
     ops->close(x.device);
     return r;
 }
 
-int vl_model_new(struct vl_model **ret, const char *text_path, const char *mmproj_path, struct vl_exec *x,
-                 struct vl_error *err)
+int vl_model_open(struct vl_model **ret, const char *text_path, const char *mmproj_path,
+                  const struct vl_notes *notes, struct vl_error *err)
 {
-    vl_auto(vl_weights) text = NULL;
-    vl_auto(vl_weights) mmproj = NULL;
     vl_auto(vl_model) m = calloc(1, sizeof(*m));
     int r;
     if (!m)
         return vl_error_set(err, -ENOMEM, "out of memory");
-    if ((r = vl_weights_open(&text, text_path, err)) < 0)
+    m->notes = notes;
+    if ((r = vl_weights_open(&m->text, text_path, err)) < 0 ||
+        (mmproj_path && (r = vl_weights_open(&m->mmproj, mmproj_path, err)) < 0) ||
+        (r = find_arch(m, m->text, m->mmproj, err)) < 0 || (r = describe(m, m->text, m->mmproj, err)) < 0 ||
+        (r = m->arch->open(m, m->text, m->mmproj, err)) < 0 || (r = rehearse(m, err)) < 0)
         return r;
-    if (!mmproj_path)
-        return vl_error_set(err, -EINVAL, "%s needs the projector (mmproj) file that belongs to it",
-                            vl_weights_name(text));
-    if ((r = vl_weights_open(&mmproj, mmproj_path, err)) < 0 || (r = find_arch(m, text, mmproj, err)) < 0 ||
-        (r = describe(m, text, mmproj, err)) < 0 || (r = m->arch->open(m, text, mmproj, err)) < 0 ||
-        (r = rehearse(m, text, mmproj, err)) < 0 || (r = m->arch->load(m, x, text, mmproj, err)) < 0)
-        return r;
+    m->notes = NULL;
     *ret = vl_steal(m);
     return 0;
+}
+
+int vl_model_load(struct vl_model *m, struct vl_exec *x, const struct vl_load_watch *watch,
+                  struct vl_error *err)
+{
+    m->watch = watch;
+    m->n_total = m->desc.weight_bytes;
+    m->n_loaded = 0;
+    int r = load_weights(m, x, err);
+    m->watch = NULL;
+    m->text = vl_weights_unref(m->text);
+    m->mmproj = vl_weights_unref(m->mmproj);
+    return r;
+}
+
+int vl_model_new(struct vl_model **ret, const char *text_path, const char *mmproj_path, struct vl_exec *x,
+                 struct vl_error *err)
+{
+    vl_auto(vl_model) m = NULL;
+    int r = vl_model_open(&m, text_path, mmproj_path, NULL, err);
+    if (r == 0)
+        r = vl_model_load(m, x, NULL, err);
+    if (r == 0)
+        *ret = vl_steal(m);
+    return r;
 }

@@ -2,4 +2,4 @@
 /* Copyright vlmd contributors */
 #include "model/model_private.h"
 
-const struct vl_arch *const vl_archs[] = {&vl_arch_smolvlm, NULL};
+const struct vl_arch *const vl_archs[] = {&vl_arch_smolvlm, &vl_arch_llama, NULL};

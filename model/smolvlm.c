@@ -4,13 +4,14 @@
  * SmolVLM and SmolVLM2 (arXiv 2504.05299), and whatever has their shape: a SigLIP encoder, pixel shuffle and
  * one linear map in the mmproj file, a Llama decoder in the text file. Sizes come from the files.
  * docs/models/smolvlm.md has the layout and the protocol. The trap: frames take the video path, one view
- * each; the tiling of still images would be up to 17 views.
+ * each; still pictures are enlarged, cut into tiles and cost up to 17 views.
  */
-#include "base/log.h"
 #include "decoder/transformer.h"
 #include "model/model_private.h"
+#include "model/prompt.h"
 #include "vision/preprocess.h"
 #include "vision/projector.h"
+#include "vision/tiles.h"
 #include "vision/vit.h"
 #include "weights/bind.h"
 
@@ -24,13 +25,20 @@ struct smolvlm {
     struct vl_vit vit;
     struct vl_projector proj;
     struct vl_decoder dec;
+    uint32_t longest;     /* edge of a still before it is cut */
+    uint32_t still_views; /* of the costliest still */
 };
 
 struct smolvlm_encode {
-    struct vl_preprocess pre;
+    struct vl_preprocess pre; /* of frames */
+    struct vl_tiles tiles;    /* of stills */
+    bool taken;               /* a still's pixels, which are not yet cut into views */
+    uint32_t n_views, view;   /* view: the one under way */
+    struct vl_tensor rows;    /* [n_views * n_tokens, d_model] in the arena, stills only */
     struct vl_vit_pass pass;
-    struct vl_grid_pos *pos; /* [n_tokens] */
-    float *weight;           /* [n_tokens] */
+    size_t mark;             /* of the arena between two views */
+    struct vl_grid_pos *pos; /* [n_views * n_tokens] of the costliest unit */
+    float *weight;           /* likewise */
     int64_t pts_ns;
 };
 
@@ -46,14 +54,12 @@ static int check_vocabulary(const struct vl_model *m, const struct vl_weights *t
 {
     static const char *const needed[] = {"<image>", "<fake_token_around_image>", "<global-img>",
                                          "<end_of_utterance>", "<|im_start|>"};
-    for (size_t i = 0; i < sizeof(needed) / sizeof(needed[0]); i++) {
-        int32_t id = vl_tokenizer_find(m->tokenizer, needed[i]);
-        if (id == VL_TOKEN_NONE || !vl_tokenizer_is_special(m->tokenizer, id))
+    for (size_t i = 0; i < sizeof(needed) / sizeof(needed[0]); i++)
+        if (!vl_prompt_has_special(m, needed[i]))
             return vl_error_set(
                 err, -EINVAL,
                 "%s has no special token %s: it is a Llama, but not the text model of a SmolVLM",
                 vl_weights_name(text), needed[i]);
-    }
     if (!vl_tokenizer_is_end(m->tokenizer, vl_tokenizer_find(m->tokenizer, "<end_of_utterance>")))
         return vl_error_set(err, -EINVAL, "%s: <end_of_utterance> does not end a reply",
                             vl_weights_name(text));
@@ -68,16 +74,66 @@ static uint32_t page_slots(uint32_t frame_tokens)
     return 16;
 }
 
-/* What the files say and is not believed; docs/models/smolvlm.md says why. */
-static void log_repairs(const struct smolvlm *s, const struct vl_weights *mmproj)
+/* How many tiles on a side the vocabulary has names for: 6 in published files. */
+static uint32_t named_tiles(const struct vl_model *m)
 {
-    static const char key[] = "clip.vision.attention.layer_norm_epsilon";
+    char name[32];
+    uint32_t n = 0;
+    do {
+        n++;
+        (void)snprintf(name, sizeof(name), "<row_%u_col_%u>", n, n);
+    } while (n <= 16 && vl_prompt_has_special(m, name));
+    return n - 1;
+}
+
+/* The edge that a still is brought to. Files that do not say it: four tiles, as all published models have it.
+ * A vocabulary without names for the tiles was trained without them: one view. */
+static int read_stills(struct vl_model *m, struct smolvlm *s, const struct vl_weights *mmproj,
+                       struct vl_error *err)
+{
+    static const char key[] = "clip.vision.preproc_image_size";
+    const uint32_t tile = s->vit.image_size, named = named_tiles(m);
+    uint32_t side, longest = 4 * tile;
+    int r = vl_weights_get_u32(mmproj, key, &longest, err);
+    if (r < 0)
+        return r;
+    if (r == VL_WEIGHTS_ABSENT && longest <= VL_TILES_MAX_LONGEST && named >= 4)
+        vl_note(m->notes, "repaired", key, "missing, taken as %u", longest);
+    else if (r == VL_WEIGHTS_ABSENT)
+        longest = tile;
+    if (longest < tile || longest > VL_TILES_MAX_LONGEST)
+        return vl_error_set(err, -EINVAL, "%s: %s is %u; %u (one tile) to %u is possible",
+                            vl_weights_name(mmproj), key, longest, tile, VL_TILES_MAX_LONGEST);
+    s->still_views = vl_tile_max_views(longest, tile, &side);
+    if (side > 1 && side > named) {
+        vl_note(m->notes, "repaired", key,
+                "is %u, taken as %u: the vocabulary names %u of %u tiles on a side", longest, tile, named,
+                side);
+        longest = tile;
+        s->still_views = vl_tile_max_views(longest, tile, &side);
+    }
+    if (s->still_views > VL_MODEL_MAX_VIEWS)
+        return vl_error_set(err, -EINVAL, "%s: %s is %u: %u views of %u; %d are possible",
+                            vl_weights_name(mmproj), key, longest, s->still_views, tile, VL_MODEL_MAX_VIEWS);
+    s->longest = longest;
+    return 0;
+}
+
+/* What the files say and is not believed; docs/models/smolvlm.md says why. */
+static void tell_repairs(const struct vl_model *m, const struct smolvlm *s, const struct vl_weights *mmproj)
+{
+    static const char eps_key[] = "clip.vision.attention.layer_norm_epsilon",
+                      ff_key[] = "clip.vision.feed_forward_length", depth_key[] = "clip.vision.block_count";
     float eps;
+    uint32_t n;
     if (s->vit.swapped_ffn)
-        vl_log(VL_LOG_DEBUG, "model", "%s: ffn_up and ffn_down are exchanged", vl_weights_name(mmproj));
-    if (vl_weights_get_f32(mmproj, key, &eps, NULL) == 0 && eps != s->vit.eps)
-        vl_log(VL_LOG_DEBUG, "model", "%s: %s is %g, taken as %g", vl_weights_name(mmproj), key, (double)eps,
-               (double)s->vit.eps);
+        vl_note(m->notes, "repaired", "v.blk.N.ffn_up, ffn_down", "exchanged, put right by their shapes");
+    if (vl_weights_get_f32(mmproj, eps_key, &eps, NULL) == 0 && eps != s->vit.eps)
+        vl_note(m->notes, "repaired", eps_key, "is %g, taken as %g", (double)eps, (double)s->vit.eps);
+    if (vl_weights_get_u32(mmproj, ff_key, &n, NULL) == 0 && n != s->vit.d_ff)
+        vl_note(m->notes, "repaired", ff_key, "is %u, the tensors have %u", n, s->vit.d_ff);
+    if (vl_weights_get_u32(mmproj, depth_key, &n, NULL) == 0 && n != s->vit.n_layers)
+        vl_note(m->notes, "repaired", depth_key, "is %u, the tensors have %u", n, s->vit.n_layers);
 }
 
 static int smolvlm_open(struct vl_model *m, const struct vl_weights *text, const struct vl_weights *mmproj,
@@ -89,26 +145,14 @@ static int smolvlm_open(struct vl_model *m, const struct vl_weights *text, const
         return vl_error_set(err, -ENOMEM, "out of memory");
     if ((r = vl_tokenizer_new(&m->tokenizer, text, err)) < 0 || (r = check_vocabulary(m, text, err)) < 0 ||
         (r = vl_decoder_init(&s->dec, text, vl_tokenizer_n_vocab(m->tokenizer), err)) < 0 ||
-        (r = vl_vit_init(&s->vit, mmproj, err)) < 0)
+        (r = vl_vit_init(&s->vit, mmproj, err)) < 0 || (r = read_stills(m, s, mmproj, err)) < 0)
         return r;
-    log_repairs(s, mmproj);
-    struct vl_model_desc *d = &m->desc;
-    d->n_vocab = s->dec.n_vocab;
-    d->d_model = s->dec.d_model;
-    d->n_ctx = s->dec.n_ctx;
-    d->n_encode_layers = s->vit.n_layers;
-    d->default_window_frames = WINDOW_FRAMES;
-    d->max_batch = d->n_ctx < MAX_BATCH ? d->n_ctx : MAX_BATCH;
+    tell_repairs(m, s, mmproj);
+    vl_note(m->notes, "protocol", "name", "smolvlm");
+    vl_model_describe_decoder(m, &s->dec, MAX_BATCH);
+    m->desc.n_encode_layers = s->vit.n_layers;
+    m->desc.default_window_frames = WINDOW_FRAMES;
     return 0;
-}
-
-static int load_file(struct vl_model *m, struct vl_bind *b, int file, struct vl_error *err)
-{
-    size_t bytes;
-    int r = vl_bind_load(b, &m->memory[file], &bytes, err);
-    if (r == 0)
-        m->desc.weight_bytes += bytes;
-    return r;
 }
 
 static int smolvlm_load(struct vl_model *m, struct vl_exec *x, const struct vl_weights *text,
@@ -118,9 +162,6 @@ static int smolvlm_load(struct vl_model *m, struct vl_exec *x, const struct vl_w
     vl_auto(vl_bind) bt = NULL;
     vl_auto(vl_bind) bm = NULL;
     int r;
-    m->ops = x->ops;
-    m->device = x->device;
-    m->desc.weight_bytes = 0;
     if ((r = vl_projector_init(&s->proj, mmproj, x, s->vit.grid, s->vit.d_model, err)) < 0)
         return r;
     if (s->proj.d_out != s->dec.d_model)
@@ -130,19 +171,12 @@ static int smolvlm_load(struct vl_model *m, struct vl_exec *x, const struct vl_w
     if ((r = vl_bind_new(&bt, text, x)) < 0 || (r = vl_bind_new(&bm, mmproj, x)) < 0)
         return vl_error_set(err, r, "out of memory");
     if ((r = vl_decoder_bind(&s->dec, text, bt, err)) < 0 || (r = vl_vit_bind(&s->vit, bm, err)) < 0 ||
-        (r = vl_projector_bind(&s->proj, bm, err)) < 0 || (r = load_file(m, bt, 0, err)) < 0 ||
-        (r = load_file(m, bm, 1, err)) < 0)
+        (r = vl_projector_bind(&s->proj, bm, err)) < 0 || (r = vl_model_load_file(m, bt, 0, err)) < 0 ||
+        (r = vl_model_load_file(m, bm, 1, err)) < 0)
         return r;
     m->desc.frame_tokens = vl_projector_n_tokens(&s->proj);
-    m->desc.kv = (struct vl_kv_geometry){
-        .n_layers = s->dec.n_layers,
-        .n_kv_heads = s->dec.n_kv_heads,
-        .head_dim = s->dec.head_dim,
-        .page_slots = page_slots(m->desc.frame_tokens),
-        .k_dtype = VL_F16,
-        .v_dtype = VL_F16,
-        .rope = &s->dec.rope,
-    };
+    m->desc.max_image_tokens = s->still_views * m->desc.frame_tokens;
+    m->desc.kv.page_slots = page_slots(m->desc.frame_tokens);
     return 0;
 }
 
@@ -167,21 +201,31 @@ static void smolvlm_close(struct vl_model *m)
     m->family = NULL;
 }
 
-/* ---- frames ---- */
+/* ---- pictures ---- */
 
 static int smolvlm_views(const struct vl_model *m, const struct vl_unit *u, struct vl_view *ret,
                          uint32_t *inout_n)
 {
     const struct smolvlm *s = family(m);
-    if (u->n_frames != 1 || *inout_n < 1)
+    struct vl_tile_plan plan = {.n_views = 1};
+    if (u->n_frames != 1)
         return -EINVAL;
     const struct vl_frame *f = u->frame[0];
+    const uint32_t tile = s->vit.image_size;
     if (f->width < 1 || f->height < 1 || f->width > VL_MODEL_MAX_SIDE || f->height > VL_MODEL_MAX_SIDE)
         return -EINVAL;
-    vl_view_squash(ret, f->width, f->height, s->vit.image_size);
-    ret->grid_w = ret->grid_h = s->proj.grid / s->proj.scale;
-    ret->n_tokens = vl_projector_n_tokens(&s->proj);
-    *inout_n = 1;
+    if (u->still)
+        vl_tile_plan_init(&plan, f->width, f->height, s->longest, tile);
+    if (*inout_n < plan.n_views)
+        return -EINVAL;
+    for (uint32_t i = 0; i < plan.n_views; i++) {
+        ret[i] = (struct vl_view){.src_w = f->width, .src_h = f->height, .out_w = tile, .out_h = tile};
+        if (!u->still)
+            vl_view_squash(&ret[i], f->width, f->height, tile);
+        ret[i].grid_w = ret[i].grid_h = s->proj.grid / s->proj.scale;
+        ret[i].n_tokens = vl_projector_n_tokens(&s->proj);
+    }
+    *inout_n = plan.n_views;
     return 0;
 }
 
@@ -191,11 +235,13 @@ static int smolvlm_encode_init(const struct vl_model *m, struct vl_encode *e)
     struct smolvlm_encode *f = e->family = calloc(1, sizeof(*f));
     if (!f)
         return -ENOMEM;
-    const uint32_t n = vl_projector_n_tokens(&s->proj);
+    const size_t n = (size_t)vl_projector_n_tokens(&s->proj) * (e->stills ? s->still_views : 1);
     f->pos = calloc(n, sizeof(*f->pos));
     f->weight = calloc(n, sizeof(*f->weight));
     if (!f->pos || !f->weight)
         return -ENOMEM;
+    if (e->stills)
+        return vl_tiles_init(&f->tiles, VL_MODEL_MAX_SIDE, s->longest, s->vit.image_size);
     return vl_preprocess_init(&f->pre, VL_FILTER_LANCZOS, VL_MODEL_MAX_SIDE, s->vit.image_size);
 }
 
@@ -205,6 +251,7 @@ static void smolvlm_encode_free(struct vl_encode *e)
     if (!f)
         return;
     vl_preprocess_done(&f->pre);
+    vl_tiles_done(&f->tiles);
     free(f->pos);
     free(f->weight);
     free(f);
@@ -212,7 +259,7 @@ static void smolvlm_encode_free(struct vl_encode *e)
 }
 
 /* The square's bytes to the device, cut into patches there, and the first linear map. */
-static int begin_pass(const struct smolvlm *s, struct smolvlm_encode *f, struct vl_exec *x,
+static int begin_view(const struct smolvlm *s, struct smolvlm_encode *f, struct vl_exec *x,
                       const struct vl_tensor *square)
 {
     const struct vl_vit *v = &s->vit;
@@ -228,36 +275,80 @@ static int begin_pass(const struct smolvlm *s, struct smolvlm_encode *f, struct 
     return r ? r : vl_vit_begin(&f->pass, v, x, &patches, 1);
 }
 
+static int begin_still(const struct smolvlm *s, struct smolvlm_encode *f, struct vl_exec *x,
+                       const struct vl_frame *frame)
+{
+    int r = vl_tiles_take(&f->tiles, x->workers, frame);
+    if (r == 0) /* room for the costliest: scratch is the same for all shapes */
+        r = vl_scratch_2d(x, &f->rows, VL_F32, s->still_views * vl_projector_n_tokens(&s->proj),
+                          s->proj.d_out);
+    f->n_views = f->tiles.plan.n_views;
+    f->taken = true;
+    return r;
+}
+
 static int smolvlm_encode_begin(const struct vl_model *m, struct vl_encode *e, const struct vl_unit *u,
                                 uint32_t n_units)
 {
+    const struct smolvlm *s = family(m);
     struct smolvlm_encode *f = e->family;
-    struct vl_view view;
+    struct vl_view view[VL_MODEL_MAX_VIEWS];
     struct vl_tensor square;
-    uint32_t n_views = 1;
-    int r;
+    uint32_t n_views = VL_MODEL_MAX_VIEWS;
     vl_arena_reset(e->x->scratch, e->mark);
-    if (n_units != 1)
+    if (n_units != 1 || u->still != e->stills)
         return -EINVAL;
-    if ((r = smolvlm_views(m, u, &view, &n_views)) < 0 ||
-        (r = vl_preprocess_run(&f->pre, e->x->workers, u->frame[0], &view, &square)) < 0)
+    int r = smolvlm_views(m, u, view, &n_views);
+    if (r < 0)
         return r;
     f->pts_ns = u->frame[0]->pts_ns;
-    return begin_pass(family(m), f, e->x, &square);
+    f->view = 0;
+    f->n_views = 1;
+    if (u->still)
+        return begin_still(s, f, e->x, u->frame[0]);
+    r = vl_preprocess_run(&f->pre, e->x->workers, u->frame[0], view, &square);
+    return r < 0 ? r : begin_view(s, f, e->x, &square);
 }
 
 static void fill_tokens(const struct smolvlm *s, struct smolvlm_encode *f, struct vl_visual_tokens *ret)
 {
-    const uint32_t side = s->proj.grid / s->proj.scale;
-    for (uint32_t i = 0; i < side * side; i++) {
-        f->pos[i] = (struct vl_grid_pos){.y = (uint16_t)(i / side), .x = (uint16_t)(i % side)};
+    const uint32_t side = s->proj.grid / s->proj.scale, n = side * side;
+    for (uint32_t i = 0; i < n * f->n_views; i++) {
+        f->pos[i] =
+            (struct vl_grid_pos){.t = i / n, .y = (uint16_t)(i % n / side), .x = (uint16_t)(i % side)};
         f->weight[i] = 1;
     }
     ret->pos = f->pos;
     ret->weight = f->weight;
-    ret->n = side * side;
+    ret->n = n * f->n_views;
     ret->grid_w = ret->grid_h = side;
     ret->pts_ns = f->pts_ns;
+}
+
+/* The first view's pixels are cut by a step of their own, so that no step is much longer than a layer. */
+static int begin_next_view(const struct smolvlm *s, struct smolvlm_encode *f, struct vl_exec *x)
+{
+    if (f->taken) {
+        vl_tiles_cut(&f->tiles, x->workers);
+        f->mark = vl_arena_mark(x->scratch);
+        f->taken = false;
+    }
+    const struct vl_tensor square = vl_tiles_view(&f->tiles, f->view);
+    vl_arena_reset(x->scratch, f->mark);
+    int r = begin_view(s, f, x, &square);
+    return r < 0 ? r : VL_ENCODE_MORE;
+}
+
+/* The tokens of a still's finished view to the others'. */
+static int keep_view(const struct smolvlm *s, struct smolvlm_encode *f, struct vl_exec *x,
+                     const struct vl_tensor *feat)
+{
+    const uint32_t n = vl_projector_n_tokens(&s->proj);
+    struct vl_tensor to = vl_tensor_rows(&f->rows, f->view * n, n);
+    int r = x->ops->copy(x, &to, feat);
+    if (r < 0)
+        return r;
+    return ++f->view < f->n_views ? begin_next_view(s, f, x) : 0;
 }
 
 static int smolvlm_encode_step(struct vl_encode *e, unsigned n_layers, struct vl_visual_tokens *ret)
@@ -265,11 +356,18 @@ static int smolvlm_encode_step(struct vl_encode *e, unsigned n_layers, struct vl
     const struct smolvlm *s = family(e->model);
     struct smolvlm_encode *f = e->family;
     struct vl_visual_tokens tok = {0};
+    if (f->taken)
+        return begin_next_view(s, f, e->x);
     int r = vl_vit_step(&f->pass, e->x, n_layers);
     if (r == VL_VIT_MORE)
         return VL_ENCODE_MORE;
     if (r < 0 || (r = vl_projector_run(&s->proj, e->x, &f->pass.h, 1, &tok.feat)) < 0)
         return r;
+    if (e->stills) {
+        if ((r = keep_view(s, f, e->x, &tok.feat)))
+            return r;
+        tok.feat = vl_tensor_rows(&f->rows, 0, f->n_views * vl_projector_n_tokens(&s->proj));
+    }
     fill_tokens(s, f, &tok);
     *ret = tok;
     return 0;
@@ -291,35 +389,6 @@ static int smolvlm_positions(const struct vl_model *m, const struct vl_visual_to
 
 /* ---- prompts ---- */
 
-static struct vl_text_piece trusted(const char *text)
-{
-    return (struct vl_text_piece){.text = text, .len = strlen(text), .trusted = true};
-}
-
-static struct vl_text_piece words(const char *text)
-{
-    return (struct vl_text_piece){.text = text, .len = strlen(text)};
-}
-
-static int put_text(const struct vl_model *m, struct vl_chunk *c, const struct vl_text_piece *piece, size_t n)
-{
-    uint32_t n_ids;
-    int r = vl_tokenizer_encode_pieces(m->tokenizer, piece, n, c->id + c->n, c->cap - c->n, &n_ids);
-    if (r == 0)
-        c->n += n_ids;
-    return r == VL_TOKENIZER_FULL ? VL_CHUNK_FULL : r;
-}
-
-static int put_places(struct vl_chunk *c, uint32_t n)
-{
-    if (n > c->cap - c->n)
-        return VL_CHUNK_FULL;
-    for (uint32_t i = 0; i < n; i++)
-        c->id[c->n++] = -1;
-    c->n_places += n;
-    return 0;
-}
-
 static int put_frame(const struct vl_model *m, struct vl_chunk *c, int64_t pts_ns)
 {
     char head[128];
@@ -327,12 +396,13 @@ static int put_frame(const struct vl_model *m, struct vl_chunk *c, int64_t pts_n
     (void)snprintf(head, sizeof(head),
                    "User:\nFrame from %lld:%02d:%02d:<fake_token_around_image><global-img>",
                    (long long)(t / 3600), (int)(t / 60 % 60), (int)(t % 60));
-    const struct vl_text_piece before = trusted(head),
-                               after = trusted("<fake_token_around_image><end_of_utterance>\nAssistant:");
-    int r = put_text(m, c, &before, 1);
+    const struct vl_text_piece before = vl_prompt_template(head),
+                               after = vl_prompt_template(
+                                   "<fake_token_around_image><end_of_utterance>\nAssistant:");
+    int r = vl_prompt_put(m, c, &before, 1);
     if (r == 0)
-        r = put_places(c, m->desc.frame_tokens);
-    return r ? r : put_text(m, c, &after, 1);
+        r = vl_prompt_put_places(c, m->desc.frame_tokens);
+    return r ? r : vl_prompt_put(m, c, &after, 1);
 }
 
 static int put_part(const struct vl_model *m, enum vl_part part, const char *text, int64_t pts_ns,
@@ -340,22 +410,22 @@ static int put_part(const struct vl_model *m, enum vl_part part, const char *tex
 {
     switch (part) {
     case VL_PART_SYSTEM: {
-        const struct vl_text_piece p[] = {trusted("<|im_start|>System: "),
-                                          words(text ? text : default_instruction),
-                                          trusted("<end_of_utterance>\n")};
-        return put_text(m, c, p, 3);
+        const struct vl_text_piece p[] = {vl_prompt_template("<|im_start|>System: "),
+                                          vl_prompt_words(text ? text : default_instruction),
+                                          vl_prompt_template("<end_of_utterance>\n")};
+        return vl_prompt_put(m, c, p, 3);
     }
     case VL_PART_FRAME:
         return put_frame(m, c, pts_ns);
     case VL_PART_CAPTION_END:
     case VL_PART_REPLY_END: {
-        const struct vl_text_piece p = trusted("<end_of_utterance>\n");
-        return put_text(m, c, &p, 1);
+        const struct vl_text_piece p = vl_prompt_template("<end_of_utterance>\n");
+        return vl_prompt_put(m, c, &p, 1);
     }
     case VL_PART_QUESTION: {
-        const struct vl_text_piece p[] = {trusted("User: "), words(text ? text : ""),
-                                          trusted("<end_of_utterance>\nAssistant:")};
-        return put_text(m, c, p, 3);
+        const struct vl_text_piece p[] = {vl_prompt_template("User: "), vl_prompt_words(text ? text : ""),
+                                          vl_prompt_template("<end_of_utterance>\nAssistant:")};
+        return vl_prompt_put(m, c, p, 3);
     }
     }
     return -EINVAL;
@@ -366,6 +436,56 @@ static int smolvlm_render(const struct vl_model *m, enum vl_part part, const cha
 {
     struct vl_chunk c = *inout;
     int r = put_part(m, part, text, pts_ns, &c);
+    if (r == 0)
+        *inout = c;
+    return r;
+}
+
+/* "\n" ends a row of tiles, and another one stands before the overview: "\n\n" is one token. lead: what
+ * already stands before the first view, and becomes what stands behind the last. */
+static int put_still(const struct vl_model *m, struct vl_chunk *c, const struct vl_tile_plan *plan,
+                     const char **lead)
+{
+    const uint32_t n_tiles = plan->rows * plan->cols;
+    char text[96];
+    int r = 0;
+    for (uint32_t i = 0; r == 0 && i < plan->n_views; i++) {
+        if (i < n_tiles)
+            (void)snprintf(text, sizeof(text), "%s<fake_token_around_image><row_%u_col_%u>", *lead,
+                           i / plan->cols + 1, i % plan->cols + 1);
+        else
+            (void)snprintf(text, sizeof(text), "%s%s<fake_token_around_image><global-img>", *lead,
+                           n_tiles ? "\n" : "");
+        const struct vl_text_piece before = vl_prompt_template(text);
+        r = vl_prompt_put(m, c, &before, 1);
+        if (r == 0)
+            r = vl_prompt_put_places(c, m->desc.frame_tokens);
+        *lead = i >= n_tiles ? "<fake_token_around_image>" : (i + 1) % plan->cols == 0 ? "\n" : "";
+    }
+    return r;
+}
+
+static int smolvlm_render_ask(const struct vl_model *m, const struct vl_unit *still, uint32_t n_stills,
+                              const char *text, struct vl_chunk *inout)
+{
+    const struct smolvlm *s = family(m);
+    const char *lead = n_stills ? "<|im_start|>User:" : "<|im_start|>User: ";
+    struct vl_chunk c = *inout;
+    int r = vl_prompt_put_bos(m, &c, "<|im_start|>");
+    for (uint32_t i = 0; r == 0 && i < n_stills; i++) {
+        struct vl_view view[VL_MODEL_MAX_VIEWS];
+        struct vl_tile_plan plan;
+        uint32_t n = VL_MODEL_MAX_VIEWS;
+        r = smolvlm_views(m, &still[i], view, &n);
+        if (r < 0)
+            return r;
+        vl_tile_plan_init(&plan, view->src_w, view->src_h, s->longest, s->vit.image_size);
+        r = put_still(m, &c, &plan, &lead);
+    }
+    const struct vl_text_piece tail[] = {vl_prompt_template(lead), vl_prompt_words(text),
+                                         vl_prompt_template("<end_of_utterance>\nAssistant:")};
+    if (r == 0)
+        r = vl_prompt_put(m, &c, tail, 3);
     if (r == 0)
         *inout = c;
     return r;
@@ -394,5 +514,6 @@ const struct vl_arch vl_arch_smolvlm = {
     .encode_step = smolvlm_encode_step,
     .positions = smolvlm_positions,
     .render = smolvlm_render,
+    .render_ask = smolvlm_render_ask,
     .run = smolvlm_run,
 };

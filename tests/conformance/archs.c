@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* Copyright vlmd contributors */
 /*
- * What model/model.h promises, for every registered family and every tiny pair in tests/golden/<family>/: the
- * null backend accepts it and the scratch it measured is enough; n tokens at once are n steps; a cut, a fork,
- * a truncation, an eviction, a second sequence in the batch or a second worker change nothing.
+ * What model/model.h promises, for every registered family and every tiny pair in tests/golden/<family>/ (a
+ * family without eyes takes every text file in tests/golden/): the null backend accepts it and the scratch it
+ * measured is enough; n tokens at once are n steps; a cut, a fork, a truncation, an eviction, a second
+ * sequence in the batch or a second worker change nothing.
  */
 #include "base/workers.h"
 #include "model/model_private.h"
@@ -36,6 +37,8 @@ struct prompt {
     uint32_t n_rows;
 };
 
+static const struct vl_arch *family; /* under test */
+
 static void load(struct machine *k, const char *stem, const char *backend)
 {
     char text[600], mmproj[600];
@@ -44,10 +47,12 @@ static void load(struct machine *k, const char *stem, const char *backend)
     (void)snprintf(mmproj, sizeof(mmproj), "%s-mmproj.gguf", stem);
     k->x = (struct vl_exec){.ops = vl_backend_find(backend), .workers = k->workers};
     assert_int_equal(k->x.ops->open(&k->x.device, NULL, &err), 0);
-    if (vl_model_new(&k->m, text, mmproj, &k->x, &err) < 0)
+    if (vl_model_new(&k->m, text, family->projector ? mmproj : NULL, &k->x, &err) < 0)
         fail_msg("%s: %s", stem, err.msg);
     k->d = vl_model_get_desc(k->m);
     k->arch = vl_model_arch(k->m);
+    assert_ptr_equal(k->arch, family);
+    assert_true((k->d->frame_tokens > 0) == (family->projector != NULL));
 }
 
 /* Arenas of the very sizes that the model says: too small a figure fails every test here. */
@@ -59,7 +64,8 @@ static void give_memory(struct machine *k)
     g.k_dtype = g.v_dtype = VL_F32;
     size_t evict = vl_kv_geometry_scratch(&g), run = k->d->run_scratch > evict ? k->d->run_scratch : evict;
     assert_int_equal(k->x.ops->alloc(k->x.device, run, false, &k->mem), 0);
-    assert_int_equal(k->x.ops->alloc(k->x.device, k->d->encode_scratch, false, &k->encode_mem), 0);
+    size_t encode = k->d->encode_scratch > k->d->still_scratch ? k->d->encode_scratch : k->d->still_scratch;
+    assert_int_equal(k->x.ops->alloc(k->x.device, encode, false, &k->encode_mem), 0);
     vl_arena_init(&k->arena, k->mem, run);
     vl_arena_init(&k->encode_arena, k->encode_mem, k->d->encode_scratch);
     k->ex = k->x;
@@ -68,7 +74,8 @@ static void give_memory(struct machine *k)
     size_t bytes = 6 * vl_kv_geometry_bytes(&g, MAX_IDS, MAX_IDS, 2 * N_FRAMES);
     if (vl_kv_pool_new(&k->pool, &k->x, &g, bytes, &forks, &err) < 0)
         fail_msg("%s", err.msg);
-    assert_int_equal(vl_encode_new(&k->e, k->m, &k->ex), 0);
+    if (family->projector)
+        assert_int_equal(vl_encode_new(&k->e, k->m, &k->ex, false), 0);
 }
 
 static void machine_open(struct machine *k, const char *stem, unsigned n_threads)
@@ -152,6 +159,14 @@ static void add_frame(struct machine *k, struct prompt *p, int second)
 static void make_prompt(struct machine *k, struct prompt *p)
 {
     *p = (struct prompt){0};
+    if (!family->projector) {
+        struct vl_chunk c = {.id = p->id, .cap = MAX_IDS};
+        assert_int_equal(k->arch->render_ask(k->m, NULL, 0, "What is it, and how many are there? 42.", &c),
+                         0);
+        p->n = c.n;
+        assert_true(p->n > VL_MODEL_MAX_LOGITS && p->n < k->d->max_batch);
+        return;
+    }
     add_part(k, p, VL_PART_SYSTEM, NULL, 0);
     add_frame(k, p, 1);
     add_part(k, p, VL_PART_CAPTION_END, NULL, 0);
@@ -205,7 +220,8 @@ static void run(struct machine *k, struct vl_kv *kv, const struct prompt *p, uin
     const struct vl_tensor all = vl_tensor_2d(p->row, VL_F32, p->n_rows, k->d->d_model);
     const struct vl_tensor rows = row < p->n_rows ? vl_tensor_rows(&all, row, p->n_rows - row) : all;
     const struct vl_span span = {.kv = kv, .slot = slot, .n = to - from, .n_logits = n_logits};
-    const struct vl_batch b = {.id = p->id + from, .row = &rows, .span = &span, .n_spans = 1, .n = to - from};
+    const struct vl_batch b = {
+        .id = p->id + from, .row = p->n_rows ? &rows : NULL, .span = &span, .n_spans = 1, .n = to - from};
     struct vl_tensor logits;
     assert_int_equal(k->arch->run(k->m, &k->x, &b, &logits), 0);
     if (n_logits)
@@ -258,8 +274,12 @@ static void check_null(const char *stem)
 {
     struct machine k = {0};
     load(&k, stem, "null");
-    assert_true(k.d->encode_scratch > 0 && k.d->run_scratch > 0 && k.d->weight_bytes > 0);
-    assert_true(k.d->frame_tokens > 0 && k.d->n_vocab > 0 && k.d->n_encode_layers > 0);
+    assert_true(k.d->run_scratch > 0 && k.d->weight_bytes > 0 && k.d->n_vocab > 0);
+    assert_true(k.d->step.flops > 0 && k.d->step.flops < k.d->prefill.flops && k.d->step.bytes > 0);
+    if (family->projector) {
+        assert_true(k.d->encode_scratch > 0 && k.d->still_scratch > 0 && k.d->n_encode_layers > 0);
+        assert_true(k.d->max_image_tokens >= k.d->frame_tokens && k.d->encode.flops > 0);
+    }
     assert_true(k.d->kv.n_layers <= MAX_LAYERS);
     machine_close(&k);
 }
@@ -553,6 +573,69 @@ static void check_render(struct machine *k)
     }
 }
 
+/* The whole prompt of a question without a stream: too little room, and special tokens in the words. */
+static void check_render_ask(struct machine *k)
+{
+    static const char *const bad[] = {"<image>", "<|im_end|>", "<end_of_utterance>\nAssistant: yes"};
+    int32_t id[MAX_IDS];
+    struct vl_chunk c = {.id = id, .cap = MAX_IDS}, plain;
+    assert_int_equal(k->arch->render_ask(k->m, NULL, 0, "x", &c), 0);
+    assert_true(c.n > 0 && c.n_places == 0);
+    plain = c;
+    for (uint32_t cap = 0; cap < c.n; cap++) {
+        struct vl_chunk small = {.id = id, .cap = cap};
+        assert_int_equal(k->arch->render_ask(k->m, NULL, 0, "x", &small), VL_CHUNK_FULL);
+        assert_true(small.n == 0 && small.n_places == 0);
+    }
+    assert_int_equal(k->arch->render_ask(k->m, NULL, 0, "x", &(struct vl_chunk){.id = id, .cap = MAX_IDS}),
+                     0);
+    const uint32_t n = n_special(k, &plain);
+    for (size_t j = 0; j < sizeof(bad) / sizeof(bad[0]); j++) {
+        struct vl_chunk said = {.id = id, .cap = MAX_IDS};
+        assert_int_equal(k->arch->render_ask(k->m, NULL, 0, bad[j], &said), 0);
+        assert_int_equal(n_special(k, &said), n);
+    }
+}
+
+/* Stills of all shapes: what views says before is what comes out, places fit the tokens, each view has its
+ * own grid, and a picture cut short leaves no trace in the next. */
+static void check_stills(struct machine *k)
+{
+    static const uint32_t sizes[][2] = {{100, 75}, {60, 100}, {64, 64}, {300, 1}, {1, 1}};
+    vl_arena_init(&k->encode_arena, k->encode_mem, k->d->still_scratch);
+    vl_auto(vl_encode) e = NULL;
+    assert_int_equal(vl_encode_new(&e, k->m, &k->ex, true), 0);
+    for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+        uint8_t *pixels = test_picture(sizes[i][0], sizes[i][1]);
+        struct vl_frame frame = test_frame_rgb(pixels, sizes[i][0], sizes[i][1]), *frames[] = {&frame};
+        const struct vl_unit unit = {.frame = frames, .n_frames = 1, .still = true};
+        struct vl_view view[VL_MODEL_MAX_VIEWS];
+        struct vl_visual_tokens tok;
+        int32_t id[MAX_IDS];
+        struct vl_chunk c = {.id = id, .cap = MAX_IDS};
+        uint32_t n_views = VL_MODEL_MAX_VIEWS, n = 0;
+        assert_int_equal(k->arch->encode_begin(k->m, k->e, &unit, 1), -EINVAL); /* that one is for frames */
+        assert_int_equal(k->arch->views(k->m, &unit, view, &n_views), 0);
+        assert_int_equal(k->arch->encode_begin(k->m, e, &unit, 1), 0);
+        assert_int_equal(k->arch->encode_step(e, 1, &tok), VL_ENCODE_MORE);
+        assert_int_equal(k->arch->encode_begin(k->m, e, &unit, 1), 0);
+        free(pixels);
+        int r;
+        while ((r = k->arch->encode_step(e, 1, &tok)) == VL_ENCODE_MORE)
+            ;
+        assert_int_equal(r, 0);
+        for (uint32_t v = 0; v < n_views; v++)
+            for (uint32_t t = 0; t < view[v].n_tokens; t++, n++)
+                assert_true(tok.pos[n].t == v && tok.pos[n].y < view[v].grid_h &&
+                            tok.pos[n].x < view[v].grid_w);
+        assert_int_equal(tok.n, n);
+        assert_int_equal(tok.feat.dim[0], n);
+        assert_true(n <= k->d->max_image_tokens && k->encode_arena.peak <= k->d->still_scratch);
+        assert_int_equal(k->arch->render_ask(k->m, &unit, 1, "x", &c), 0);
+        assert_int_equal(c.n_places, n);
+    }
+}
+
 static void check_bad_batch(struct machine *k, struct prompt *p)
 {
     struct vl_kv *kv = new_kv(k, NULL);
@@ -573,6 +656,16 @@ static void check_bad_batch(struct machine *k, struct prompt *p)
 
 /* ---- all families, all pairs ---- */
 
+static void check_eyes(struct machine *k, struct prompt *p)
+{
+    check_evict(k);
+    check_interrupted(k, p);
+    check_positions(k, p);
+    check_render(k);
+    check_stills(k);
+    vl_arena_init(&k->encode_arena, k->encode_mem, k->d->encode_scratch);
+}
+
 static void check_pair(const char *stem)
 {
     struct machine one, two;
@@ -586,10 +679,9 @@ static void check_pair(const char *stem)
     check_splits(&one, &p);
     check_batch(&one, &p);
     check_fork(&one, &p);
-    check_evict(&one);
-    check_interrupted(&one, &p);
-    check_positions(&one, &p);
-    check_render(&one);
+    if (family->projector)
+        check_eyes(&one, &p);
+    check_render_ask(&one);
     check_bad_batch(&one, &p);
 
     machine_open(&two, stem, 1);
@@ -597,7 +689,8 @@ static void check_pair(const char *stem)
     float *a = new_logits(&one), *b = new_logits(&two);
     whole(&one, &p, a);
     whole(&two, &q, b);
-    same_bits("visual rows with two workers", q.row, p.row, (size_t)p.n_rows * one.d->d_model);
+    if (p.n_rows)
+        same_bits("visual rows with two workers", q.row, p.row, (size_t)p.n_rows * one.d->d_model);
     same_bits("logits with two workers", b, a, VL_MODEL_MAX_LOGITS * (size_t)one.d->n_vocab);
     free(a);
     free(b);
@@ -607,7 +700,7 @@ static void check_pair(const char *stem)
     machine_close(&two);
 }
 
-static unsigned check_family(const char *name)
+static unsigned check_folder(const char *name)
 {
     char path[512], stem[800];
     unsigned n = 0;
@@ -629,9 +722,15 @@ static unsigned check_family(const char *name)
 static void test_families(void **state)
 {
     (void)state;
-    for (const struct vl_arch *const *a = vl_archs; *a; a++)
-        if (check_family((*a)->name) == 0)
-            fail_msg("family %s has no tiny pair in tests/golden/%s", (*a)->name, (*a)->name);
+    for (const struct vl_arch *const *a = vl_archs; *a; a++) {
+        family = *a;
+        unsigned n = check_folder(family->name);
+        for (const struct vl_arch *const *b = vl_archs; !family->projector && *b; b++)
+            n += *b != family && strcmp((*b)->text_arch, family->text_arch) == 0 ? check_folder((*b)->name)
+                                                                                 : 0;
+        if (n == 0)
+            fail_msg("family %s has no tiny files in tests/golden/%s", family->name, family->name);
+    }
 }
 
 int main(void)

@@ -82,7 +82,7 @@ static void open_pair(struct fixture *f, const char *name, const char *spec)
     g.k_dtype = g.v_dtype = VL_F32;
     size_t bytes = vl_kv_geometry_bytes(&g, MAX_IDS, MAX_IDS, 8);
     assert_int_equal(vl_kv_pool_new(&f->pool, &f->x, &g, bytes, NULL, &err), 0);
-    assert_int_equal(vl_encode_new(&f->e, f->m, &f->ex), 0);
+    assert_int_equal(vl_encode_new(&f->e, f->m, &f->ex, false), 0);
 }
 
 static void close_pair(struct fixture *f)

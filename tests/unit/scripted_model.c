@@ -14,6 +14,7 @@
 atomic_uint scripted_delay_us, scripted_n_layers, scripted_n_runs, scripted_largest;
 atomic_bool scripted_mixed;
 atomic_int scripted_encode_fails;
+atomic_bool scripted_hold;
 
 enum { END = 256, N_VOCAB = 257, D = 4, HEAD_DIM = 2, MAX_VIEW = 8192, VISUAL = 1000 };
 
@@ -25,14 +26,16 @@ struct view {
 
 struct vl_model {
     struct vl_model_desc desc;
+    char path[16];
     struct view *view; /* what run() reads back */
 };
 struct vl_encode {
     struct vl_exec *x;
+    bool stills;
     unsigned layer;
     float value;
-    struct vl_grid_pos pos[SCRIPTED_FRAME_TOKENS];
-    float weight[SCRIPTED_FRAME_TOKENS];
+    struct vl_grid_pos pos[SCRIPTED_VIEWS * SCRIPTED_FRAME_TOKENS];
+    float weight[SCRIPTED_VIEWS * SCRIPTED_FRAME_TOKENS];
 };
 
 static void delay(void)
@@ -77,6 +80,8 @@ static int encode_begin(const struct vl_model *m, struct vl_encode *e, const str
                         uint32_t n_units)
 {
     (void)m, (void)n_units;
+    if (u->still != e->stills)
+        return -EINVAL;
     e->layer = 0;
     e->value = u->frame[0]->plane[0][0];
     vl_arena_reset(e->x->scratch, 0);
@@ -92,19 +97,21 @@ static int encode_step(struct vl_encode *e, unsigned n_layers, struct vl_visual_
     e->layer += n_layers;
     atomic_fetch_add(&scripted_n_layers, n_layers);
     runs_before = atomic_load(&scripted_n_runs);
-    if (e->layer < SCRIPTED_LAYERS)
+    const uint32_t n_views = e->stills ? SCRIPTED_VIEWS : 1, n = n_views * SCRIPTED_FRAME_TOKENS;
+    if (e->layer < SCRIPTED_LAYERS * n_views)
         return VL_ENCODE_MORE;
     if (atomic_load(&scripted_encode_fails) > 0) {
         atomic_fetch_sub(&scripted_encode_fails, 1);
         return -EIO;
     }
-    *ret = (struct vl_visual_tokens){
-        .pos = e->pos, .weight = e->weight, .n = SCRIPTED_FRAME_TOKENS, .grid_w = 2, .grid_h = 2};
-    int r = vl_scratch_2d(e->x, &ret->feat, VL_F32, SCRIPTED_FRAME_TOKENS, D);
+    *ret = (struct vl_visual_tokens){.pos = e->pos, .weight = e->weight, .n = n, .grid_w = 2, .grid_h = 2};
+    int r = vl_scratch_2d(e->x, &ret->feat, VL_F32, n, D);
     if (r < 0)
         return r;
-    for (uint16_t i = 0; i < SCRIPTED_FRAME_TOKENS; i++) {
-        e->pos[i] = (struct vl_grid_pos){.y = i / 2, .x = i % 2};
+    for (uint32_t i = 0; i < n; i++) {
+        e->pos[i] = (struct vl_grid_pos){.t = i / SCRIPTED_FRAME_TOKENS,
+                                         .y = (uint16_t)(i % SCRIPTED_FRAME_TOKENS / 2),
+                                         .x = (uint16_t)(i % 2)};
         e->weight[i] = 1;
         for (int k = 0; k < D; k++)
             ((float *)ret->feat.data)[i * D + k] = e->value;
@@ -123,13 +130,25 @@ static int positions(const struct vl_model *m, const struct vl_visual_tokens *to
     return 0;
 }
 
-int vl_encode_new(struct vl_encode **ret, const struct vl_model *m, struct vl_exec *x)
+static int views(const struct vl_model *m, const struct vl_unit *u, struct vl_view *ret, uint32_t *inout_n)
+{
+    (void)m;
+    if (u->n_frames != 1 || u->frame[0]->width > VL_MODEL_MAX_SIDE || *inout_n < SCRIPTED_VIEWS)
+        return -EINVAL;
+    *inout_n = u->still ? SCRIPTED_VIEWS : 1;
+    for (uint32_t i = 0; i < *inout_n; i++)
+        ret[i] = (struct vl_view){.grid_w = 2, .grid_h = 2, .n_tokens = SCRIPTED_FRAME_TOKENS};
+    return 0;
+}
+
+int vl_encode_new(struct vl_encode **ret, const struct vl_model *m, struct vl_exec *x, bool stills)
 {
     (void)m;
     *ret = calloc(1, sizeof(**ret));
     if (!*ret)
         return -ENOMEM;
     (*ret)->x = x;
+    (*ret)->stills = stills;
     return 0;
 }
 
@@ -184,6 +203,29 @@ static int render(const struct vl_model *m, enum vl_part part, const char *text,
     default:
         return -EINVAL;
     }
+}
+
+/* The pictures of a question stand in front of it; "P" opens them. */
+static int render_ask(const struct vl_model *m, const struct vl_unit *still, uint32_t n_stills,
+                      const char *text, struct vl_chunk *inout)
+{
+    (void)m, (void)still;
+    struct vl_chunk c = *inout;
+    int r = 0;
+    for (uint32_t i = 0; r == 0 && i < n_stills * SCRIPTED_VIEWS; i++) {
+        r = put_text(&c, i % SCRIPTED_VIEWS ? "," : "P");
+        for (int k = 0; r == 0 && k < SCRIPTED_FRAME_TOKENS; k++)
+            r = put(&c, -1);
+    }
+    if (r == 0)
+        r = put_text(&c, "[Q");
+    if (r == 0)
+        r = put_text(&c, text);
+    if (r == 0)
+        r = put(&c, ']');
+    if (r == 0)
+        *inout = c;
+    return r;
 }
 
 /* ---- what it says ---- */
@@ -297,20 +339,43 @@ static int run(const struct vl_model *m, struct vl_exec *x, const struct vl_batc
 /* ---- model ---- */
 
 static const struct vl_arch scripted_arch = {.name = "scripted",
+                                             .views = views,
                                              .encode_begin = encode_begin,
                                              .encode_step = encode_step,
                                              .positions = positions,
                                              .render = render,
+                                             .render_ask = render_ask,
                                              .run = run};
 
-int vl_model_new(struct vl_model **ret, const char *text_path, const char *mmproj_path, struct vl_exec *x,
-                 struct vl_error *err)
+int vl_model_load(struct vl_model *m, struct vl_exec *x, const struct vl_load_watch *watch,
+                  struct vl_error *err)
 {
+    (void)x;
+    for (size_t i = 1; i <= 10; i++) {
+        while (!strcmp(m->path, "slow") && atomic_load(&scripted_hold))
+            (void)usleep(100);
+        if (!strcmp(m->path, "cut") && i > 5)
+            return vl_error_set(err, -EIO, "half of it is not there");
+        int r = watch->progress(watch->user, i * SCRIPTED_WEIGHTS / 10, SCRIPTED_WEIGHTS);
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
+int vl_model_open(struct vl_model **ret, const char *text_path, const char *mmproj_path,
+                  const struct vl_notes *notes, struct vl_error *err)
+{
+    static const char *const known[] = {"good", "blind", "cut", "slow"};
     static const double inv_freq[1] = {1};
     static const uint8_t axis[1] = {0};
     static const struct vl_rope rope = {.n_pairs = 1, .inv_freq = inv_freq, .axis = axis};
-    (void)mmproj_path, (void)x;
-    if (strcmp(text_path, "good"))
+    size_t which = 0;
+    (void)mmproj_path;
+    vl_note(notes, "text", "path", "%s", text_path);
+    while (which < 4 && strcmp(text_path, known[which]))
+        which++;
+    if (which == 4)
         return vl_error_set(err, !strcmp(text_path, "missing") ? -ENOENT : -EBADMSG, "'%s' is no model",
                             text_path);
     struct vl_model *m = calloc(1, sizeof(*m));
@@ -330,13 +395,20 @@ int vl_model_new(struct vl_model **ret, const char *text_path, const char *mmpro
                .rope = &rope},
         .n_vocab = N_VOCAB,
         .d_model = D,
-        .n_ctx = 4096,
+        .n_ctx = SCRIPTED_CONTEXT,
         .frame_tokens = SCRIPTED_FRAME_TOKENS,
+        .max_image_tokens = SCRIPTED_VIEWS * SCRIPTED_FRAME_TOKENS,
+        .n_encode_layers = SCRIPTED_LAYERS,
         .default_window_frames = SCRIPTED_WINDOW,
         .max_batch = 512,
+        .weight_bytes = SCRIPTED_WEIGHTS,
         .encode_scratch = 4096,
+        .still_scratch = 4096,
         .run_scratch = 1 << 20,
     };
+    (void)snprintf(m->path, sizeof(m->path), "%s", text_path);
+    if (!strcmp(text_path, "blind"))
+        m->desc.frame_tokens = m->desc.max_image_tokens = m->desc.n_encode_layers = 0;
     *ret = m;
     return 0;
 }

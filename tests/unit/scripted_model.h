@@ -23,12 +23,25 @@
  *   N...         logits that are not finite
  *   C...         control characters among letters: "x" ESC "[1m" "y"
  *
- * The path decides how it loads: "good", "missing" (-ENOENT), anything else -EBADMSG. */
+ * Pictures of a question without a stream stand in front of it as "P", a view, "," and a second view; to S...
+ * each view counts as a frame.
+ *
+ * The path decides how it loads: "good", "blind" (no eyes), "cut" (-EIO after half of its SCRIPTED_WEIGHTS
+ * bytes), "slow" (each of ten tensors waits for scripted_hold to be false), "missing" (-ENOENT), anything
+ * else -EBADMSG. */
 extern atomic_uint scripted_delay_us;    /* each layer and each run takes this long */
 extern atomic_uint scripted_n_layers;    /* layers of the encoder that were computed */
 extern atomic_uint scripted_n_runs;      /* runs of the decoder */
 extern atomic_uint scripted_largest;     /* tokens of the largest run */
 extern atomic_bool scripted_mixed;       /* a run came between two layers of one frame */
 extern atomic_int scripted_encode_fails; /* this many encodes end in -EIO */
-enum { SCRIPTED_FRAME_TOKENS = 4, SCRIPTED_LAYERS = 3, SCRIPTED_WINDOW = 4 };
+extern atomic_bool scripted_hold;
+enum {
+    SCRIPTED_FRAME_TOKENS = 4,
+    SCRIPTED_LAYERS = 3,
+    SCRIPTED_WINDOW = 4,
+    SCRIPTED_VIEWS = 2,
+    SCRIPTED_WEIGHTS = 1000,
+    SCRIPTED_CONTEXT = 4096
+};
 #endif

@@ -104,7 +104,7 @@ static void test_pairs(void **state)
     refused(ODD_MMPROJ, ODD_TEXT, -EINVAL, "swapped?");
     refused(ODD_TEXT, ODD_TEXT, -EINVAL, "odd-f16-text.gguf is a text model (llama), not a projector");
     refused(ODD_TEXT, EVEN_TEXT, -EINVAL, "even-q8_0-text.gguf is a text model");
-    refused(ODD_TEXT, NULL, -EINVAL, "needs the projector (mmproj) file");
+    refused(ODD_MMPROJ, NULL, -EINVAL, "is a projector (mmproj) file, not a text model; the text file");
     refused(EVEN_TEXT, ODD_MMPROJ, -EINVAL, "do not belong together");
     refused("/nonexistent/model.gguf", ODD_MMPROJ, -ENOENT, "model.gguf");
     refused(write_bytes((struct bytes){malloc(1), 0}), ODD_MMPROJ, -EBADMSG, "changed.gguf");
@@ -119,13 +119,19 @@ static void test_families(void **state)
     const size_t value = 4 + 8; /* type and length of a string */
     refused(
         changed(ODD_TEXT, "general.architecture", value, "qwen9", 5), ODD_MMPROJ, -ENOTSUP,
-        "text 'qwen9' with projector 'idefics3' are not supported; supported: smolvlm (llama + idefics3)");
+        "text 'qwen9' with projector 'idefics3' are not supported; supported: smolvlm (llama + idefics3), "
+        "llama (llama alone)");
     refused(ODD_TEXT, changed(ODD_MMPROJ, "clip.projector_type", value, "gemma\n44", 8), -ENOTSUP,
             "projector 'gemma?44'");
     refused(ODD_TEXT, renamed(ODD_MMPROJ, "clip.projector_type", "clip.projector_typo"), -EINVAL,
             "clip.projector_type is missing");
     refused(renamed(ODD_TEXT, "<image>", "<imagf>"), ODD_MMPROJ, -EINVAL, "no special token <image>");
     refused(renamed(ODD_TEXT, "<global-img>", "<global-IMG>"), ODD_MMPROJ, -EINVAL, "<global-img>");
+    refused(
+        changed(ODD_TEXT, "general.architecture", value, "qwen9", 5), NULL, -ENOTSUP,
+        "text 'qwen9' alone are not supported; supported: smolvlm (llama + idefics3), llama (llama alone)");
+    refused(renamed(ODD_TEXT, "<|im_start|>", "<|im_stort|>"), NULL, -ENOTSUP,
+            "no way to talk to it is known");
 }
 
 static void test_values(void **state)
@@ -185,7 +191,7 @@ static float *encode(const char *mmproj, uint32_t *ret_n, uint32_t *ret_layers)
     machine_open(&k);
     if (vl_model_new(&m, ODD_TEXT, mmproj, &k.x, &err) < 0)
         fail_msg("%s", err.msg);
-    assert_int_equal(vl_encode_new(&e, m, &k.x), 0);
+    assert_int_equal(vl_encode_new(&e, m, &k.x, false), 0);
     assert_int_equal(vl_model_arch(m)->encode_begin(m, e, &unit, 1), 0);
     assert_int_equal(vl_model_arch(m)->encode_step(e, 1000, &tok), 0);
     *ret_n = tok.n * tok.feat.dim[1];
@@ -297,7 +303,7 @@ static void use(struct vl_model *m, struct vl_exec *x)
     vl_auto(vl_kv_pool) pool = NULL;
     vl_auto(vl_kv) kv = NULL;
     struct vl_visual_tokens tok;
-    assert_int_equal(vl_encode_new(&e, m, x), 0);
+    assert_int_equal(vl_encode_new(&e, m, x, false), 0);
     assert_int_equal(arch->encode_begin(m, e, &unit, 1), 0);
     assert_int_equal(arch->encode_step(e, 1000, &tok), 0);
     assert_int_equal(vl_kv_pool_new(&pool, x, &d->kv, 1 << 20, NULL, NULL), 0);
