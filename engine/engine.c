@@ -317,8 +317,8 @@ static struct vl_outbox *outbox(struct vl_engine *e, uint32_t i)
 static bool read_any(struct vl_engine *e, struct vl_event *ret)
 {
     uint32_t n = 1 + e->opts.max_sessions + e->opts.max_queue;
-    for (uint32_t k = 0; k < n; k++) {
-        uint32_t i = (e->cursor + k) % n;
+    for (uint32_t k = 0; k <= n; k++) {
+        uint32_t i = k == 0 ? 0 : (e->cursor + k - 1) % n; /* what the model has to say goes before all */
         struct vl_outbox *o = outbox(e, i);
         bool unblocked = false;
         if (!o || !vl_outbox_read(o, ret, e->text, &unblocked))
