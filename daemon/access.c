@@ -99,6 +99,7 @@ struct vl_access {
     uint64_t next_cancel_id;
     gid_t group;
     bool have_group;
+    bool absent; /* polkit did not answer the last time, and the log says so */
 };
 
 static const struct rule *find_rule(sd_bus_message *call)
@@ -256,6 +257,15 @@ static void on_verdict(struct check *k, int authorized, int challenge)
         refuse(k, VL_BUS_NO_MEMORY, "out of memory");
 }
 
+static void say_absent(struct vl_access *a, const sd_bus_error *e)
+{
+    if (!a->absent)
+        vl_log(VL_LOG_WARNING, "access",
+               "polkit does not answer, so root, owners of streams and the group %s decide: %s", GROUP,
+               e && e->message ? e->message : "its reply is no reply");
+    a->absent = true;
+}
+
 static int on_polkit(sd_bus_message *reply, void *user, sd_bus_error *e)
 {
     struct check *k = user;
@@ -265,11 +275,11 @@ static int on_polkit(sd_bus_message *reply, void *user, sd_bus_error *e)
     if (!sd_bus_message_is_method_error(reply, NULL) &&
         sd_bus_message_enter_container(reply, 'r', "bba{ss}") > 0 &&
         sd_bus_message_read(reply, "bb", &authorized, &challenge) > 0) {
+        k->a->absent = false;
         on_verdict(k, authorized, challenge);
         return 0;
     }
-    const sd_bus_error *error = sd_bus_message_get_error(reply);
-    vl_log(VL_LOG_DEBUG, "access", "polkit: %s", error && error->message ? error->message : "an odd reply");
+    say_absent(k->a, sd_bus_message_get_error(reply));
     if (k->cancel_id) /* it did answer before: a password was needed */
         refuse(k, SD_BUS_ERROR_ACCESS_DENIED, "nobody gave the password in time");
     else

@@ -22,7 +22,7 @@ import xml.etree.ElementTree as ET
 import vlm
 from vlm import NAME, PATH, PROPS, Bus, BusError, Case, Client, Daemon, until
 
-from jeepney import DBusAddress, MessageFlag, MessageType, new_error, new_method_call, new_method_return
+from jeepney import DBusAddress, HeaderFields, MessageFlag, MessageType, new_error, new_method_call, new_method_return
 from jeepney.io.blocking import open_dbus_connection
 from jeepney.wrappers import unwrap_msg
 
@@ -74,7 +74,17 @@ def enter_machine():
 
 
 class Caller(Client):
-    """A client at whose side sits a person."""
+    """What an Actor's process can do beside calling."""
+
+    def heard_until(self, path, word):
+        """Every message that comes, as text, until PropertiesChanged of path names word."""
+        text, end = "", time.monotonic() + vlm.TIMEOUT
+        while time.monotonic() < end:
+            msg = self.conn.receive(timeout=max(0.0, end - time.monotonic()))
+            text += f"{msg.header.fields} {msg.body}\n"
+            if msg.header.fields.get(HeaderFields.path) == path and word in str(msg.body):
+                return text
+        raise AssertionError("never heard " + word)
 
     def recent_with_person(self, stream):
         msg = new_method_call(DBusAddress(stream, NAME, NAME + ".Captions"), "GetRecent", "t", (0,))
@@ -300,6 +310,31 @@ class Matrix(Machine):
         for name in NAME, POLKIT:  # nor takes a name that is not his
             self.assertIn("not allowed to own", self.raises("org.freedesktop.DBus.Error.AccessDenied", self.member().call,
                           "/org/freedesktop/DBus", BUS_NAME, "RequestName", "su", name, 0, dest=BUS_NAME))
+
+    def test_F43_signals_tell_states_only(self):
+        stranger = self.actor(STRANGER)
+        dbus = "/org/freedesktop/DBus"
+        stranger.call(dbus, BUS_NAME, "AddMatch", "s", f"type='signal',sender='{NAME}'", dest=BUS_NAME)
+        for rule in "eavesdrop=true", "eavesdrop=true,type='method_call'":
+            try:
+                stranger.call(dbus, BUS_NAME, "AddMatch", "s", rule, dest=BUS_NAME)
+            except BusError:
+                pass  # refused, or of no effect
+        self.raises("org.freedesktop.DBus.Error.AccessDenied", stranger.call, dbus, BUS_NAME + ".Monitoring", "BecomeMonitor", "asu", [], 0, dest=BUS_NAME)
+        self.assertEqual(self.client.ask_text(self.stream, "echo a secret word")[0], "a secret word")
+        query, pipe = self.client.ask(self.stream, "echo a secret word")
+        vlm.read_all(pipe)
+        self.client.call(self.stream, NAME + ".Stream", "Configure", "a{sv}", {"SampleIntervalUSec": ("t", 700000)})
+        heard = stranger.heard_until(self.stream, "700000")
+        self.assertNotIn("secret", heard)
+        self.assertNotIn("Finished", heard)
+
+    def test_a_descriptor_waits_with_its_call(self):
+        self.polkit(lambda action, flags: True)
+        if "source:file" not in self.client.get(PATH, "Manager", "Features"):
+            self.skipTest("a build without files")
+        clip = self.member().add_file("clip", str(vlm.ROOT / "data/sample.webm"))
+        until("frames of the clip", lambda: self.client.state(clip)[0] in ("running", "ended"))
 
     def test_questions_of_others_are_no_objects(self):
         query, pipe = self.client.ask(self.stream, "hang")

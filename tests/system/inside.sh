@@ -86,7 +86,16 @@ rm /etc/polkit-1/rules.d/10-test.rules
 until_ok 10 as alice vlmctl --system ask hall "$question" || fail "polkit's yes is no yes"
 systemctl -q stop polkit && systemctl -q mask --runtime polkit || fail "polkit does not stop"
 as alice vlmctl --system ask hall "$question" >/dev/null || fail "without polkit the group may not"
+journalctl --no-pager -u vlmd | grep -q 'polkit does not answer' || fail "the journal does not say that polkit is gone"
 systemctl -q unmask --runtime polkit
+cat >/etc/dbus-1/system.d/vlmd-all.conf <<'EOC'
+<busconfig>
+  <policy context="default"><allow send_destination="org.vlmd.Vision1"/></policy>
+</busconfig>
+EOC
+systemctl reload dbus || fail "reload dbus"
+as bob vlmctl --system ask hall "$question" 2>&1 | grep -q 'polkit says' || fail "one who is let in by the bus is not asked about"
+rm /etc/dbus-1/system.d/vlmd-all.conf && systemctl reload dbus || fail "reload dbus"
 say "polkit decides, and the group without it"
 
 # ---- log ----
@@ -107,6 +116,12 @@ kill -STOP "$pid"
 until_ok 40 sh -c "p=\$(systemctl show -P MainPID vlmd); [ \$p != $pid ] && [ \$p != 0 ] && systemctl -q is-active vlmd" ||
     fail "the watchdog did not restart a stopped daemon"
 say "restarted by the watchdog"
+pid=$(prop MainPID)
+systemctl kill -s KILL dbus || fail "kill the bus"
+until_ok 20 sh -c "p=\$(systemctl show -P MainPID vlmd); [ \$p != $pid ] && [ \$p != 0 ] && systemctl -q is-active vlmd" ||
+    fail "a new bus has no vlmd on it"
+until_ok 10 as alice vlmctl --system status || fail "no answer on the new bus"
+say "back after the bus went"
 systemctl stop vlmd || fail "stop"
 [ "$(prop Result) $(prop ExecMainStatus)" = "success 0" ] || fail "unclean stop: $(prop Result) $(prop ExecMainStatus)"
 as alice vlmctl --system status >/dev/null || fail "started again by a call"
