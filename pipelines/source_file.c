@@ -61,7 +61,8 @@ static GstElement *add(struct file_source *f, const char *factory)
 {
     GstElement *e = gst_element_factory_make(factory, NULL);
     if (!e)
-        give_up(f, -ENOSYS, "GStreamer's element %s is not installed", factory);
+        give_up(f, -ENOSYS, "GStreamer's %s is not installed; see gstreamer1.0-plugins-good, -bad and -ugly",
+                factory);
     else if (!gst_bin_add(GST_BIN(f->pipeline), e))
         return NULL;
     return e;
@@ -193,7 +194,8 @@ static bool add_decoder(struct file_source *f, GstPad *pad)
     }
     GstElement *decoder = vl_gst_make_decoder(f->codec);
     if (!decoder) {
-        give_up(f, -ENOSYS, "no decoder for %s is installed", f->codec->type);
+        give_up(f, -ENOSYS, "no decoder for %s is installed; Debian has one in gstreamer1.0-libav",
+                f->codec->type);
         return false;
     }
     (void)gst_bin_add(GST_BIN(f->pipeline), decoder);

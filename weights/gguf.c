@@ -500,6 +500,31 @@ static int read_count(struct cursor *c, const char *what, uint64_t shortest, uin
     return 0;
 }
 
+/* What people give in place of a GGUF file, by how it begins. */
+static int refuse_stranger(struct cursor *c)
+{
+    static const struct {
+        const char *bytes;
+        size_t at, n;
+        const char *what;
+    } known[] = {
+        {"{\"", 8, 2, "a safetensors file; convert it with llama.cpp's convert_hf_to_gguf.py"},
+        {"PK\x03\x04", 0, 4, "a PyTorch checkpoint or a zip; convert it with convert_hf_to_gguf.py"},
+        {"version https://git-lfs", 0, 23, "a pointer of Git LFS, not the file; fetch it with git lfs pull"},
+        {"<!", 0, 2, "a web page; download the file itself, not the page about it"},
+        {"<html", 0, 5, "a web page; download the file itself, not the page about it"},
+        {"{", 0, 1, "JSON; it describes a model, the GGUF file is another"},
+        {"tjgg", 0, 4, "of a format older than GGUF; convert the model again"},
+        {"lmgg", 0, 4, "of a format older than GGUF; convert the model again"},
+        {"fmgg", 0, 4, "of a format older than GGUF; convert the model again"},
+    };
+    for (size_t i = 0; i < sizeof(known) / sizeof(*known); i++)
+        if (!memcmp(c->buf + known[i].at, known[i].bytes, known[i].n))
+            return vl_error_set(c->err, -ENOTSUP, "not a GGUF file but %s", known[i].what);
+    return fail(c, -EBADMSG, 0, "begins with %02x %02x %02x %02x; a GGUF file begins with 47 47 55 46",
+                c->buf[0], c->buf[1], c->buf[2], c->buf[3]);
+}
+
 static int read_start(struct cursor *c, struct vl_gguf *g)
 {
     uint32_t version = 0;
@@ -510,8 +535,7 @@ static int read_start(struct cursor *c, struct vl_gguf *g)
     if (r < 0)
         return r;
     if (memcmp(c->buf, "GGUF", 4) != 0)
-        return fail(c, -EBADMSG, 0, "begins with %02x %02x %02x %02x; a GGUF file begins with 47 47 55 46",
-                    c->buf[0], c->buf[1], c->buf[2], c->buf[3]);
+        return refuse_stranger(c);
     c->pos = 4;
     r = read_u32(c, &version, "version");
     if (r < 0)

@@ -63,7 +63,8 @@ static int open_path(const char *path, int *ret, struct vl_error *err)
         /* O_NONBLOCK: a FIFO without a writer must not hold us */
         vl_autofd fd = open(at, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY);
         if (fd < 0 && errno != ELOOP)
-            return vl_error_set(err, -errno, "cannot open '%.150s': %m", at);
+            return vl_error_set(err, -errno, "cannot open '%.130s': %m%s", at,
+                                errno == EACCES ? "; may we read it, and enter each folder above it?" : "");
         if (fd < 0) {
             int r = follow(at, &owner, err);
             if (r < 0)

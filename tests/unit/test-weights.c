@@ -569,8 +569,37 @@ static void test_not_gguf(void **state)
     assert_int_equal(open_bytes(&w, "", 0, &err), -EBADMSG);
     assert_string_equal(err.msg,
                         "t.gguf: byte 0, header: the file has 0 bytes; no GGUF file has fewer than 24");
-    assert_int_equal(open_bytes(&w, "PK\3\4--------------------", 24, &err), -EBADMSG);
-    assert_non_null(strstr(err.msg, "begins with 50 4b 03 04"));
+    assert_int_equal(open_bytes(&w,
+                                "\x7f"
+                                "ELF--------------------",
+                                24, &err),
+                     -EBADMSG);
+    assert_non_null(strstr(err.msg, "begins with 7f 45 4c 46"));
+}
+
+/* What people download by mistake is named, and what to do. */
+static void test_strangers(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *bytes, *says;
+    } file[] = {
+        {"\x40\1\0\0\0\0\0\0{\"__metadata__\":", "safetensors file; convert"},
+        {"PK\3\4--------------------", "PyTorch checkpoint"},
+        {"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"},
+        {"<!doctype html><html lang=en>", "web page"},
+        {"{\"schemaVersion\":2,\"mediaType\"", "JSON"},
+        {"tjgg\3\0\0\0----------------", "older than GGUF"},
+    };
+    for (size_t i = 0; i < sizeof(file) / sizeof(*file); i++) {
+        char data[64] = {0};
+        struct vl_weights *w = NULL;
+        struct vl_error err = {0};
+        memcpy(data, file[i].bytes, i == 0 ? 24 : strlen(file[i].bytes));
+        assert_int_equal(open_bytes(&w, data, sizeof(data), &err), -ENOTSUP);
+        if (!strstr(err.msg, file[i].says))
+            fail_msg("\"%s\" does not say \"%s\"", err.msg, file[i].says);
+    }
 }
 
 /* --- paths --- */
@@ -866,10 +895,11 @@ int main(void)
         cmocka_unit_test(test_getters),        cmocka_unit_test(test_getters_refuse),
         cmocka_unit_test(test_tensors),        cmocka_unit_test(test_cut),
         cmocka_unit_test(test_cut_while_read), cmocka_unit_test(test_hostile),
-        cmocka_unit_test(test_not_gguf),       cmocka_unit_test(test_paths),
-        cmocka_unit_test(test_llama_row),      cmocka_unit_test(test_bind_cpu),
-        cmocka_unit_test(test_bind_null),      cmocka_unit_test(test_bind_refuses),
-        cmocka_unit_test(test_bind_garbage),   cmocka_unit_test(test_bind_cut),
+        cmocka_unit_test(test_not_gguf),       cmocka_unit_test(test_strangers),
+        cmocka_unit_test(test_paths),          cmocka_unit_test(test_llama_row),
+        cmocka_unit_test(test_bind_cpu),       cmocka_unit_test(test_bind_null),
+        cmocka_unit_test(test_bind_refuses),   cmocka_unit_test(test_bind_garbage),
+        cmocka_unit_test(test_bind_cut),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
