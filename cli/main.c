@@ -15,11 +15,11 @@
 #include <time.h>
 #include <unistd.h>
 
-static const struct vl_verb *const verbs[] = {
-    &vl_verb_status, &vl_verb_stream, &vl_verb_watch, &vl_verb_captions,
-    &vl_verb_ask,    &vl_verb_model,  &vl_verb_run,
+const struct vl_verb *const vl_verbs[] = {
+    &vl_verb_status, &vl_verb_stream,     &vl_verb_watch, &vl_verb_captions, &vl_verb_ask, &vl_verb_model,
+    &vl_verb_run,    &vl_verb_completion, NULL,
 };
-enum { N_VERBS = sizeof(verbs) / sizeof(verbs[0]) };
+enum { N_VERBS = sizeof(vl_verbs) / sizeof(vl_verbs[0]) - 1 };
 
 static void help(FILE *f)
 {
@@ -27,7 +27,7 @@ static void help(FILE *f)
                 "  vlmctl [--user | --system | --bus ADDRESS] [--json] VERB ...\n\n",
                 f);
     for (size_t i = 0; i < N_VERBS; i++)
-        (void)fprintf(f, "%s    %s\n\n", verbs[i]->usage, verbs[i]->help);
+        (void)fprintf(f, "%s    %s\n\n", vl_verbs[i]->usage, vl_verbs[i]->help);
     (void)fputs("Times are spans (10s, 5min: that long ago), HH:MM[:SS], \"YYYY-MM-DD HH:MM\" or @SECONDS.\n"
                 "Exit status: 0 done, 1 failed, 2 wrong usage, 3 nothing was seen in the time asked about.\n",
                 f);
@@ -225,9 +225,9 @@ static int run_verb(struct vl_ctl *c, int argc, char **argv)
 {
     const char *known[N_VERBS];
     for (size_t i = 0; i < N_VERBS; i++) {
-        known[i] = verbs[i]->name;
+        known[i] = vl_verbs[i]->name;
         if (!strcmp(argv[0], known[i]))
-            return verbs[i]->run(c, argc, argv);
+            return vl_verbs[i]->run(c, argc, argv);
     }
     const char *near = vl_nearest(argv[0], known, N_VERBS);
     (void)fprintf(stderr, "vlmctl: unknown verb '%s'", argv[0]);
