@@ -51,11 +51,13 @@ struct run {
     uint32_t next_ask;
     uint64_t turn; /* 0: no question is being answered */
     int code;
+    bool over; /* the loop is about to end: nothing is begun any more */
 };
 
 static void finish(struct run *r, int code)
 {
     r->code = code;
+    r->over = true;
     (void)sd_event_exit(r->event, code); /* cannot fail in a loop that runs */
 }
 
@@ -136,6 +138,8 @@ static void settle_stream(struct run *r)
 /* What comes next, now that something has happened? */
 static void settle(struct run *r)
 {
+    if (r->over)
+        return;
     if (r->out.broken) {
         finish(r, VL_EXIT_FAILED);
         return;
@@ -301,7 +305,7 @@ static int on_engine(sd_event_source *s, int fd, uint32_t revents, void *user)
     (void)s;
     (void)fd;
     (void)revents;
-    for (int n = 0; n < MAX_EVENTS && vl_engine_next_event(r->engine, &ev) == 0; n++) {
+    for (int n = 0; n < MAX_EVENTS && !r->over && vl_engine_next_event(r->engine, &ev) == 0; n++) {
         dispatch(r, &ev);
         settle(r);
     }
