@@ -10,7 +10,11 @@ static int run(struct vl_ctl *c, int argc, char **argv)
 
 const struct vl_verb vl_verb_run = {
     .name = "run",
-    .usage = "  vlmctl run [FILE... | test:URI | -] [--ask \"QUESTION\"]... [--model F --mmproj F] [...]\n",
+    .usage =
+        "  vlmctl run [FILE... | test:URI | -] [[--at SPAN] --ask \"QUESTION\"]... [--model F --mmproj F]\n"
+        "             [--captions lines|text|vtt|srt|jsonl|none] [--every SPAN] [--window SPAN] "
+        "[--realtime]\n"
+        "             [--instruction TEXT] [--max-tokens N] [--memory SIZE] [...]\n",
     .help =
         "Looks at a video, at pictures or at nothing and answers, without a daemon; vlmctl run --help says "
         "more.",

@@ -28,7 +28,7 @@ enum { MAX_EVENTS = 64, EXIT_SIGNAL = 128 };
 struct run {
     const struct vl_run_args *a;
     const struct vl_config *config;
-    const char *text, *projector; /* the model's files */
+    const struct vl_model_config *model;
     struct vl_run_out out;
     sd_event *event;
     sd_event_source *engine_io, *tick, *sigint, *sigterm;
@@ -333,10 +333,13 @@ static int on_signal(sd_event_source *s, const struct signalfd_siginfo *si, void
 
 static int open_engine(struct run *r, struct vl_error *err)
 {
+    uint64_t budget = r->config->memory_budget; /* of the configuration, unless the command line has one */
     struct vl_engine_opts o = {.backend = r->config->backend,
-                               .model = r->text,
-                               .mmproj = r->projector,
-                               .max_bytes = r->a->max_bytes,
+                               .model = r->model->text,
+                               .mmproj = r->model->projector,
+                               .max_bytes = r->a->max_bytes        ? r->a->max_bytes
+                                            : budget == UINT64_MAX ? 0
+                                                                   : budget,
                                .max_sessions = 1,
                                .max_queue = 1,
                                .max_forks = 1,
@@ -383,15 +386,14 @@ static int check(struct run *r, struct vl_error *err)
 {
     const char *ingest = r->config->ingest_program;
     bool sees = r->a->stream || r->a->n_images;
-    int k = vl_subcommand_model(r->config, &r->text, &r->projector, err);
-    if (k < 0 || !sees)
-        return k;
-    if (!r->projector)
+    if (!sees)
+        return 0;
+    if (!r->model->projector)
         return vl_error_set(
             err, -EINVAL,
             "%s cannot see by itself: add --mmproj F.gguf, the file that is offered beside it "
             "with 'mmproj' in its name",
-            r->text);
+            r->model->text);
     if (access(ingest, X_OK) < 0)
         return vl_error_set(err, -errno,
                             "%s: %s; vlmd-ingest reads videos and pictures for vlmd: install it there, or "
@@ -400,9 +402,10 @@ static int check(struct run *r, struct vl_error *err)
     return 0;
 }
 
-static int run(const struct vl_run_args *a, const struct vl_config *config)
+static int run(const struct vl_run_args *a, const struct vl_config *config,
+               const struct vl_model_config *model)
 {
-    struct run r = {.a = a, .config = config, .put_pts_ns = -1, .seen_pts_ns = -1};
+    struct run r = {.a = a, .config = config, .model = model, .put_pts_ns = -1, .seen_pts_ns = -1};
     struct vl_error err = {0};
     vl_run_out_init(&r.out, a);
     int k = check(&r, &err);
@@ -423,20 +426,17 @@ static int run(const struct vl_run_args *a, const struct vl_config *config)
 static int run_command(int argc, char **argv)
 {
     vl_auto(vl_config) config = NULL;
+    const struct vl_model_config *model;
     struct vl_run_args a;
-    struct vl_error err = {0};
     int code;
     vl_log_set_level(VL_LOG_WARNING);
     int k = vl_run_args_parse(&a, argc, argv, &code);
     vl_log_sink_set(VL_LOG_TARGET_AUTO);
-    if (k == 0 && vl_process_begin() < 0) {
-        code = VL_EXIT_FAILED;
-    } else if (k == 0 && vl_config_load(&config, &a.from, &err) < 0) {
-        vl_log(VL_LOG_ERR, "config", "%s", err.msg);
-        code = VL_EXIT_CONFIG;
-    } else if (k == 0) {
-        code = run(&a, config);
-    }
+    if (k == 0)
+        code =
+            vl_process_begin() < 0 ? VL_EXIT_FAILED : vl_subcommand_config("run", &a.from, &config, &model);
+    if (k == 0 && code == VL_EXIT_OK)
+        code = run(&a, config, model);
     vl_run_args_done(&a);
     return code;
 }

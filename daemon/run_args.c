@@ -27,7 +27,7 @@ static const char help[] =
     "  --ask TEXT         a question; again: the next one\n"
     "  --at SPAN          the next --ask is asked at this time of the video, not at its end\n"
     "  --image FILE       a picture, also when it has an odd name\n"
-    "  --model F.gguf     language part of the model, in place of the configured or built-in one\n"
+    "  --model F.gguf|NAME   the model's language part, or one of the configuration; else the default one\n"
     "  --mmproj F.gguf    its vision part\n"
     "  --captions HOW     lines (with times; the default), text, vtt, srt, jsonl, or none\n"
     "  --every SPAN       one look each, by the time of the video; 1s\n"
@@ -48,15 +48,10 @@ static const char help[] =
 
 static int size(const char *s, uint64_t *ret)
 {
-    static const char unit[] = "KMGT";
-    char *end;
-    errno = 0;
-    unsigned long long v = strtoull(s, &end, 10);
-    const char *u = *end ? strchr(unit, toupper((unsigned char)*end)) : NULL;
-    unsigned shift = u ? 10 * (unsigned)(u - unit + 1) : 0;
-    if (errno || !isdigit((unsigned char)*s) || (*end && (!u || end[1])) || v == 0 || v > UINT64_MAX >> shift)
+    uint64_t v;
+    if (vl_config_size(s, &v) < 0 || v == 0)
         return vl_subcommand_usage("run", "--memory %s: not a size like 900M or 4G", s);
-    *ret = v << shift;
+    *ret = v == UINT64_MAX ? 0 : v;
     return 0;
 }
 

@@ -3,8 +3,13 @@
 /* What the subcommands share. */
 #include "daemon/subcommand.h"
 
+#include "base/params.h"
+
 #include <ctype.h>
 #include <stdio.h>
+#include <string.h>
+
+enum { MAX_NEAR = 32 };
 
 int vl_subcommand_usage(const char *word, const char *fmt, ...)
 {
@@ -28,15 +33,59 @@ int vl_subcommand_number(const char *word, const char *name, const char *value, 
     return 0;
 }
 
-int vl_subcommand_model(const struct vl_config *c, const char **ret_text, const char **ret_projector,
-                        struct vl_error *err)
+/* "--model smol": not a file, so a model that the configuration knows. */
+static bool is_name(const char *text)
 {
-    const struct vl_model_config *m = vl_config_default(c);
-    if (!m)
-        return vl_error_set(err, -ENOENT,
-                            "no model: give --model F.gguf and, to see, --mmproj F.gguf; the built-in one is "
-                            "not installed");
-    *ret_text = m->text;
-    *ret_projector = m->projector;
-    return 0;
+    size_t n = strlen(text);
+    return !strchr(text, '/') && access(text, F_OK) < 0 && (n < 5 || strcmp(text + n - 5, ".gguf") != 0);
+}
+
+static int refuse_name(const char *word, const struct vl_config *c, const char *name)
+{
+    const char *known[MAX_NEAR];
+    size_t n = 0;
+    for (; n < c->n_models && n < MAX_NEAR; n++)
+        known[n] = c->model[n].name;
+    const char *near = vl_nearest(name, known, n);
+    (void)fprintf(stderr, "vlmd %s: there is neither a file nor a model '%s'%s%s%s\n", word, name,
+                  near ? "; did you mean '" : "", near ? near : "", near ? "'?" : "");
+    return VL_EXIT_FAILED;
+}
+
+static int refuse_none(const char *word, const struct vl_config *c)
+{
+    if (c->n_models > 0)
+        (void)fprintf(stderr,
+                      "vlmd %s: which model? --model NAME, or DefaultModel= in the configuration:", word);
+    else
+        (void)fprintf(stderr,
+                      "vlmd %s: no model: give --model F.gguf and, to see, --mmproj F.gguf; the built-in "
+                      "one is not installed",
+                      word);
+    for (size_t i = 0; i < c->n_models; i++)
+        (void)fprintf(stderr, " %s", c->model[i].name);
+    (void)fputc('\n', stderr);
+    return VL_EXIT_FAILED;
+}
+
+int vl_subcommand_config(const char *word, const struct vl_config_from *from, struct vl_config **ret,
+                         const struct vl_model_config **ret_model)
+{
+    struct vl_config_from f = *from;
+    struct vl_error err = {0};
+    const char *name = f.text && is_name(f.text) ? f.text : NULL;
+    if (name && f.projector) {
+        (void)vl_subcommand_usage(word, "%s is no file; --mmproj goes with one", name);
+        return VL_EXIT_USAGE;
+    }
+    if (name)
+        f.text = NULL;
+    if (vl_config_load(ret, &f, &err) < 0) {
+        (void)fprintf(stderr, "vlmd %s: %s\n", word, err.msg);
+        return VL_EXIT_CONFIG;
+    }
+    *ret_model = name ? vl_config_model(*ret, name) : vl_config_default(*ret);
+    if (*ret_model)
+        return VL_EXIT_OK;
+    return name ? refuse_name(word, *ret, name) : refuse_none(word, *ret);
 }

@@ -26,7 +26,8 @@ int vl_subcommand_usage(const char *word, const char *fmt, ...) __attribute__((f
 /* A whole number up to max, of the option name; what is none is told as above. */
 int vl_subcommand_number(const char *word, const char *name, const char *value, uint64_t max, uint64_t *ret);
 
-/* The files of the model to use, borrowed from c. *ret_projector NULL: text alone. -ENOENT: there is none. */
-int vl_subcommand_model(const struct vl_config *c, const char **ret_text, const char **ret_projector,
-                        struct vl_error *err);
+/* The configuration and, borrowed from it, the model to use: that of from->text, which is a file or the name
+ * of a configured model, else the default one. 0, or the exit code; the reason is on stderr. */
+int vl_subcommand_config(const char *word, const struct vl_config_from *from, struct vl_config **ret,
+                         const struct vl_model_config **ret_model);
 #endif

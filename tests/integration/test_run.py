@@ -197,6 +197,17 @@ class Wrong(Case):
         self.says(1, "swapped", FAST, "--model", TINY[3], "--mmproj", TINY[1])
         self.says(1, "--mmproj", FAST, "--model", TINY[1])
 
+    def test_models_by_name(self):
+        models = self.dir / "vlmd/models.d"
+        models.mkdir(parents=True)
+        for name in ("tiny", "other"):
+            (models / f"{name}.model").write_text(f"[Model]\nText={TINY[1]}\nProjector={TINY[3]}\n")
+        got, _ = self.records(FAST + "&seconds=1", "--model", "tiny")
+        self.assertEqual(got[-1]["status"], "ok")
+        self.says(1, "did you mean 'tiny'", FAST, "--model", "tinny")
+        self.says(1, "which model.*other.*tiny", FAST)
+        self.says(2, "--mmproj goes with", FAST, "--model", "tiny", "--mmproj", TINY[3])
+
     def test_no_ingest(self):
         self.says(1, "--ingest", FAST, *TINY, "--ingest", "/nowhere")
 
@@ -207,6 +218,22 @@ class Wrong(Case):
 
 
 class Vlmctl(Case):
+    def test_completion(self):
+        script, _ = self.run_vlmd("bash", program=VLMCTL, word="completion")
+
+        def words(*line):
+            quoted = " ".join(f"'{w}'" for w in line)
+            shell = f"vlmctl() {{ echo 'porch running'; }}\n{script}\nCOMP_WORDS=({quoted}); COMP_CWORD={len(line) - 1}\n"
+            p = subprocess.run(["bash", "-c", shell + "_vlmctl; echo ${COMPREPLY[@]}"], capture_output=True, check=True)
+            self.assertEqual(p.stderr, b"")
+            return p.stdout.decode().split()
+
+        self.assertEqual(words("vlmctl", "st"), ["status", "stream"])
+        self.assertIn("add", words("vlmctl", "stream", ""))
+        self.assertIn("--every", words("vlmctl", "--bus", "x", "stream", "add", "--ev"))
+        self.assertEqual(words("vlmctl", "watch", "po"), ["porch"])
+        self.run_vlmd("fish", program=VLMCTL, word="completion", rc=2)
+
     def test_it_becomes_vlmd(self):
         out, _ = self.run_vlmd("--json", FAST + "&seconds=1", *TINY, program=VLMCTL)
         self.assertEqual(json.loads(out.splitlines()[-1])["status"], "ok")
