@@ -6,14 +6,16 @@
 # it plays, one status screen.
 #   ./demo.sh                                      the sample clip of the drawn world
 #   ./demo.sh FILE [--model F.gguf --mmproj F.gguf]   your file, with the built-in model or with yours
+#   ./demo.sh PICTURE [...] [--ask "QUESTION"]        a JPEG, PNG or WebP: one answer, without a daemon
 set -eu
 cd "$(dirname "$0")"
 
-file= model= mmproj=
+file= model= mmproj= question=
 while [ $# -gt 0 ]; do
     case $1 in
     --model) model=$2; shift 2 ;;
     --mmproj) mmproj=$2; shift 2 ;;
+    --ask) question=$2; shift 2 ;;
     -h | --help) sed -n 's/^# \{0,1\}//; 5,9p' "$0"; exit 0 ;;
     -*) echo "demo.sh: unknown option $1; see ./demo.sh --help" >&2; exit 2 ;;
     *) file=$1; shift ;;
@@ -29,6 +31,22 @@ say 'Building (the first time this installs what it needs)'
     { tail -20 build-demo.log; exit 1; }
 ninja -C build-demo >build-demo.log 2>&1 || { tail -40 build-demo.log; exit 1; }
 vlmctl=build-demo/cli/vlmctl
+text=${model:-data/vlmd-world-text.gguf}
+projector=${mmproj:-data/vlmd-world-mmproj.gguf}
+if [ -n "$file" ] && [ -z "$model" ]; then
+    say 'Note: the built-in model knows only drawn shapes. For all else give it a SmolVLM pair:'
+    echo '  ./demo.sh FILE --model text.gguf --mmproj mmproj.gguf'
+fi
+
+# A picture: JPEG, PNG, WebP by their first bytes.
+if [ -n "$file" ]; then
+    case $(head -c 12 "$file" | od -An -tx1 | tr -d ' \n') in
+    ffd8ff* | 89504e470d0a1a0a* | 52494646????????57454250)
+        say "Looking at $file"
+        exec $vlmctl run "$file" --model "$text" --mmproj "$projector" --ask "${question:-What is in the picture?}"
+        ;;
+    esac
+fi
 
 # A bus and a daemon of our own, in a folder that goes away again.
 run=$(mktemp -d)
@@ -52,8 +70,7 @@ bus=$!
 export DBUS_SESSION_BUS_ADDRESS=unix:path=$run/bus XDG_CONFIG_HOME=$run/config
 for _ in $(seq 50); do [ -S "$run/bus" ] && break; sleep 0.1; done
 
-build-demo/daemon/vlmd --model "${model:-data/vlmd-world-text.gguf}" --mmproj "${mmproj:-data/vlmd-world-mmproj.gguf}" \
-    >"$run/vlmd.log" 2>&1 &
+build-demo/daemon/vlmd --model "$text" --mmproj "$projector" >"$run/vlmd.log" 2>&1 &
 daemon=$!
 state=
 for _ in $(seq 600); do
@@ -64,10 +81,6 @@ for _ in $(seq 600); do
 done
 [ "$state" = ready ] || { echo "vlmd did not come up:"; $vlmctl status || true; cat "$run/vlmd.log"; exit 1; }
 
-if [ -n "$file" ] && [ -z "$model" ]; then
-    say 'Note: the built-in model knows only drawn shapes. For real footage give it a SmolVLM pair:'
-    echo '  ./demo.sh FILE --model text.gguf --mmproj mmproj.gguf'
-fi
 clip=${file:-data/sample.webm}
 say "Watching $clip live, one look a second"
 $vlmctl stream add demo "$clip" --realtime
@@ -94,7 +107,7 @@ if [ -z "$file" ]; then
     [ $rc = 3 ] || { echo "demo.sh: expected NothingSeen (exit code 3), got $rc" >&2; exit 1; }
     play 60
 else
-    ask 'What is in the picture?' || true
+    ask "${question:-What is in the picture?}" || true
     play 10
     ask 'What happened last?' || true
     play 5

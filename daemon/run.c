@@ -16,6 +16,7 @@
 #include "daemon/log_sink.h"
 #include "daemon/process.h"
 #include "daemon/run_out.h"
+#include "daemon/still.h"
 #include "daemon/subcommand.h"
 
 #include <signal.h>
@@ -48,6 +49,11 @@ struct run {
     bool source_over, mailbox_ended, ended; /* in this order: the child, what we hand on, the engine */
     int source_error;
 
+    /* the pictures, read one after the other */
+    struct vl_still *still;
+    struct vl_frame *image[VL_ENGINE_MAX_IMAGES];
+    uint32_t n_read;
+
     uint32_t next_ask;
     uint64_t turn; /* 0: no question is being answered */
     int code;
@@ -67,8 +73,12 @@ static void ask_next(struct run *r)
 {
     struct vl_error err = {0};
     const struct vl_run_ask *ask = &r->a->ask[r->next_ask];
-    struct vl_ask q = {
-        .session = r->session, .max_tokens = r->a->max_tokens, .text = ask->text, .sampling = r->a->sampling};
+    struct vl_ask q = {.session = r->session,
+                       .image = r->image,
+                       .n_images = r->n_read,
+                       .max_tokens = r->a->max_tokens,
+                       .text = ask->text,
+                       .sampling = r->a->sampling};
     vl_run_out_question(&r->out, ask);
     int k = vl_engine_ask(r->engine, &q, &r->turn, &err);
     if (k == 0)
@@ -144,7 +154,7 @@ static void settle(struct run *r)
         finish(r, VL_EXIT_FAILED);
         return;
     }
-    if (!r->ready || r->turn)
+    if (!r->ready || r->turn || r->n_read < r->a->n_images)
         return;
     if (r->a->stream && !r->ended)
         settle_stream(r);
@@ -268,6 +278,36 @@ static void on_stream(struct run *r, const struct vl_event *ev)
     }
 }
 
+/* ---- the pictures ---- */
+
+static void read_next(struct run *r);
+
+static void on_picture(void *user, struct vl_frame *f, const struct vl_error *err)
+{
+    struct run *r = user;
+    r->still = vl_still_unref(r->still);
+    if (!f) {
+        vl_run_out_error(&r->out, "%s: %s", r->a->image[r->n_read], err->msg);
+        finish(r, VL_EXIT_FAILED);
+        return;
+    }
+    r->image[r->n_read++] = f;
+    read_next(r);
+    settle(r);
+}
+
+static void read_next(struct run *r)
+{
+    if (r->n_read == r->a->n_images)
+        return;
+    struct vl_still_opts o = {.program = r->config->ingest_program, .fd = r->a->image_fd[r->n_read]};
+    int k = vl_still_new(&r->still, r->event, r->children, &o, on_picture, r);
+    if (k == 0)
+        return;
+    vl_run_out_error(&r->out, "%s: %s", r->a->image[r->n_read], strerror(-k));
+    finish(r, VL_EXIT_FAILED);
+}
+
 /* ---- the engine ---- */
 
 static void on_model(struct run *r, const struct vl_event *ev)
@@ -316,7 +356,9 @@ static int on_tick(sd_event_source *s, uint64_t usec, void *user)
 {
     struct run *r = user;
     (void)usec;
-    if (r->session && !r->ended && !r->turn && r->seen_pts_ns >= 0)
+    if (!r->ready)
+        vl_run_out_loading(&r->out, vl_engine_load_progress(r->engine));
+    else if (r->session && !r->ended && !r->turn && r->seen_pts_ns >= 0)
         vl_run_out_playing(&r->out, r->seen_pts_ns, &r->stats);
     settle(r);
     return sd_event_source_set_time_relative(s, TICK_USEC);
@@ -369,6 +411,9 @@ static void close_all(struct run *r)
 {
     for (unsigned i = 0; i < r->n_held; i++)
         (void)vl_frame_unref(r->held[i]);
+    (void)vl_still_unref(r->still);
+    for (uint32_t i = 0; i < r->n_read; i++)
+        (void)vl_frame_unref(r->image[i]);
     (void)vl_ingest_unref(r->ingest);
     (void)sd_event_source_disable_unref(r->engine_io);
     (void)sd_event_source_disable_unref(r->tick);
@@ -414,8 +459,9 @@ static int run(const struct vl_run_args *a, const struct vl_config *config,
     if (k < 0) {
         vl_run_out_error(&r.out, "%s", err.msg);
         r.code = VL_EXIT_FAILED;
-    } else if (sd_event_loop(r.event) < 0) {
-        r.code = VL_EXIT_FAILED;
+    } else {
+        read_next(&r);
+        r.code = sd_event_loop(r.event) < 0 ? VL_EXIT_FAILED : r.code;
     }
     vl_run_out_end(&r.out, r.code, a->stream ? &r.stats : NULL);
     vl_process_limit_end(r.code);

@@ -8,13 +8,16 @@ import pathlib
 import re
 import shutil
 import signal
+import struct
 import subprocess
 import tempfile
 import time
 import unittest
+import zlib
 
 ROOT = pathlib.Path(os.environ["VLMD_SOURCE_ROOT"])
 VLMD, VLMCTL = os.environ["VLMD"], os.environ["VLMCTL"]
+HAVE_PNG = os.environ.get("VLMD_HAVE_PNG") == "1"
 HAVE_FILES = os.environ.get("VLMD_HAVE_FILES") == "1"
 GOLDEN = ROOT / "tests/golden/smolvlm"
 TINY = ["--model", str(GOLDEN / "odd-f32-text.gguf"), "--mmproj", str(GOLDEN / "odd-f32-mmproj.gguf")]
@@ -50,6 +53,17 @@ class Case(unittest.TestCase):
 
 def of_type(records, kind):
     return [r for r in records if r["type"] == kind]
+
+
+def png(width, height):
+    """A picture whose red grows to the right and whose green grows downwards."""
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    rows = b"".join(b"\0" + b"".join(bytes((x * 255 // width, y * 255 // height, 128)) for x in range(width))
+                    for y in range(height))
+    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+            + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
 
 
 class Video(Case):
@@ -152,6 +166,51 @@ class Video(Case):
         self.assertEqual(p.wait(20), 1)
 
 
+class TextAndPictures(Case):
+    def test_text_alone(self):
+        for model in (TINY[:2], TINY):
+            out, err = self.run_vlmd(*model, "--ask", "Name three fruits.", "--max-tokens", "8")
+            self.assertEqual((out.count("\n") >= 1, err), (True, ""))
+        got, _ = self.records(*TINY[:2], "--ask", "One?", "--ask", "Two?", "--max-tokens", "8")
+        self.assertEqual([r["question"] for r in of_type(got, "answer")], ["One?", "Two?"])
+        self.assertNotIn("pts", of_type(got, "answer")[0])
+        self.assertEqual(got[-1], {"type": "end", "status": "ok"})
+
+    def test_temperature_and_seed(self):
+        def answer(*how):
+            got, _ = self.records(*TINY[:2], "--ask", "Say something.", "--max-tokens", "24", *how)
+            return of_type(got, "answer")[0]["text"]
+
+        warm = answer("--temperature", "2", "--seed", "7")
+        self.assertEqual(warm, answer("--temperature", "2", "--seed", "7"))
+        self.assertEqual(answer(), answer("--seed", "7"))
+        self.assertTrue(any(answer("--temperature", "2", "--seed", str(n)) != warm for n in (8, 9, 10)))
+
+    @unittest.skipUnless(HAVE_PNG, "a build without libpng reads no PNG")
+    def test_a_picture(self):
+        path = self.file("photo.jpg", png(96, 64))  # what it is counts, not how it is called
+        named, err = self.run_vlmd(path, *TINY, "--ask", "What is there?", "--max-tokens", "8")
+        self.assertEqual(err, "")
+        option, _ = self.run_vlmd("--image", path, *TINY, "--ask", "What is there?", "--max-tokens", "8")
+        with open(path, "rb") as f:
+            stdin, _ = self.run_vlmd("-", *TINY, "--ask", "What is there?", "--max-tokens", "8", stdin=f)
+        self.assertEqual((named, named), (option, stdin))
+        got, _ = self.records(path, *TINY, "--ask", "What is there?", "--max-tokens", "8")
+        one = of_type(got, "answer")[0]
+        self.assertEqual(one["text"].strip(), named.strip())
+        got, _ = self.records(path, self.file("b.png", png(64, 96)), *TINY, "--ask", "What is there?", "--max-tokens", "8")
+        two = of_type(got, "answer")[0]
+        got, _ = self.records(*TINY, "--ask", "What is there?", "--max-tokens", "8")
+        none = of_type(got, "answer")[0]
+        self.assertGreater(one["prompt_tokens"], none["prompt_tokens"] + 4)
+        self.assertGreater(two["prompt_tokens"], one["prompt_tokens"] + 4)
+
+    @unittest.skipUnless(HAVE_PNG, "a build without libpng reads no PNG")
+    def test_without_a_question_it_is_described(self):
+        got, _ = self.records(self.file("a.png", png(32, 32)), *TINY, "--max-tokens", "4")
+        self.assertIn("escribe", of_type(got, "answer")[0]["question"])
+
+
 class Wrong(Case):
     """Each of the usual stumbles says what to do."""
 
@@ -207,6 +266,25 @@ class Wrong(Case):
         self.says(1, "did you mean 'tiny'", FAST, "--model", "tinny")
         self.says(1, "which model.*other.*tiny", FAST)
         self.says(2, "--mmproj goes with", FAST, "--model", "tiny", "--mmproj", TINY[3])
+
+    @unittest.skipUnless(HAVE_PNG, "a build without libpng reads no PNG")
+    def test_pictures(self):
+        whole = png(96, 64)
+        self.says(1, r"cut\.png: .*ends", self.file("cut.png", whole[:len(whole) // 2]), *TINY, "--ask", "x")
+        self.says(1, "no JPEG, PNG or WebP", "--image", str(ROOT / "README.md"), *TINY, "--ask", "x")
+        self.says(1, "--mmproj", self.file("a.png", whole), "--model", TINY[1], "--ask", "x")
+        self.says(2, "video and", FAST, self.dir / "a.png", *TINY)
+        self.says(2, "more than 8", *[str(self.dir / "a.png")] * 9, *TINY)
+        self.says(2, "need a video", str(self.dir / "a.png"), *TINY, "--realtime")
+
+    def test_memory(self):
+        self.says(1, "missing|more", FAST, *TINY, "--memory", "100K")
+
+    def test_strangers(self):
+        for pattern, data in (("safetensors.*convert", b"\x40\1\0\0\0\0\0\0{\"__metadata__\":{}}"),
+                              ("git lfs pull", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"),
+                              ("web page", b"<!doctype html><html><head><title>model</title>")):
+            self.says(1, pattern, "--model", self.file("model.gguf", data), "--ask", "x")
 
     def test_no_ingest(self):
         self.says(1, "--ingest", FAST, *TINY, "--ingest", "/nowhere")
