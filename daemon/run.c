@@ -43,7 +43,8 @@ struct run {
     struct vl_ingest *ingest;
     struct vl_frame *held[VL_INGEST_FILE_CREDIT]; /* came after the moment of a question */
     unsigned n_held;
-    uint64_t n_put;
+    uint64_t n_put, heartbeat;
+    bool lull;                       /* for this tick */
     int64_t put_pts_ns, seen_pts_ns; /* of the last frame; -1: none */
     struct vl_session_stats stats;
     bool source_over, mailbox_ended, ended; /* in this order: the child, what we hand on, the engine */
@@ -108,12 +109,19 @@ static bool due_before(const struct run *r, int64_t pts_ns)
 
 static bool all_seen(const struct run *r)
 {
+    return r->lull || r->n_put <= r->stats.n_frames + r->stats.n_skipped + vl_mailbox_dropped(r->mailbox);
+}
+
+/* A frame that was given up is not always told of: an engine that did nothing from one tick to the next waits
+ * for us. */
+static bool look_for_lull(struct run *r)
+{
     uint64_t n;
     bool idle;
-    if (r->n_put <= r->stats.n_frames + r->stats.n_skipped + vl_mailbox_dropped(r->mailbox))
-        return true;
-    vl_engine_heartbeat(r->engine, &n, &idle); /* a frame that was given up is not told of */
-    return idle;
+    vl_engine_heartbeat(r->engine, &n, &idle);
+    bool lull = idle && n == r->heartbeat;
+    r->heartbeat = n;
+    return lull;
 }
 
 static void put(struct run *r, struct vl_frame *f)
@@ -360,7 +368,9 @@ static int on_tick(sd_event_source *s, uint64_t usec, void *user)
         vl_run_out_loading(&r->out, vl_engine_load_progress(r->engine));
     else if (r->session && !r->ended && !r->turn && r->seen_pts_ns >= 0)
         vl_run_out_playing(&r->out, r->seen_pts_ns, &r->stats);
+    r->lull = look_for_lull(r);
     settle(r);
+    r->lull = false;
     return sd_event_source_set_time_relative(s, TICK_USEC);
 }
 
