@@ -11,7 +11,6 @@
 #include "engine/scheduler.h"
 #include "kernels/backend.h"
 
-#include <sched.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -28,14 +27,6 @@ void vl_engine_announce(struct vl_engine *e)
 }
 
 /* ---- life ---- */
-
-static uint32_t count_cpus(void)
-{
-    cpu_set_t set;
-    if (sched_getaffinity(0, sizeof(set), &set) < 0)
-        return 1;
-    return (uint32_t)CPU_COUNT(&set);
-}
 
 static int check_opts(const struct vl_engine_opts *o, struct vl_error *err)
 {
@@ -63,14 +54,7 @@ static int copy_opts(struct vl_engine *e, const struct vl_engine_opts *o)
     e->opts.backend = e->backend;
     e->opts.model = e->model;
     e->opts.mmproj = e->mmproj;
-    if (!e->opts.max_sessions)
-        e->opts.max_sessions = 4;
-    if (!e->opts.max_queue)
-        e->opts.max_queue = 64;
-    if (!e->opts.max_forks)
-        e->opts.max_forks = 4;
-    if (!e->opts.n_workers)
-        e->opts.n_workers = count_cpus();
+    vl_machine_fill_opts(&e->opts);
     return 0;
 }
 

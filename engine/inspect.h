@@ -32,7 +32,10 @@ struct vl_plan {
     uint32_t tokens_per_frame, max_image_tokens, context_tokens;
     double encode_flops, prefill_flops,
         step_flops; /* of one frame; of its tokens; of one token of an answer */
-    /* Estimated: the work above at the speed that this machine showed in a measurement of some 0.1 s. */
+    /* Estimated. For some 0.1 s this machine multiplies matrices in the files' formats, 128 rows together and
+     * one row alone, with all workers. A frame takes its flops at the first speed; a token of an answer the
+     * bytes that it reads at the second, or its flops, whichever is longer. Cold caches, heat and other
+     * programs are not in it. */
     int64_t encode_ns, prefill_ns, step_ns;
 };
 int vl_plan(struct vl_plan *ret, const struct vl_engine_opts *o, struct vl_error *err);

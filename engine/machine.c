@@ -7,6 +7,7 @@
  */
 #include "engine/machine.h"
 
+#include <sched.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -23,6 +24,26 @@ enum {
     VIEW_TEXT = 4, /* tokens between two views of a picture */
     SLACK = 65536  /* bytes of an arena, for alignment */
 };
+
+static uint32_t count_cpus(void)
+{
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof(set), &set) < 0)
+        return 1;
+    return (uint32_t)CPU_COUNT(&set);
+}
+
+void vl_machine_fill_opts(struct vl_engine_opts *o)
+{
+    if (!o->max_sessions)
+        o->max_sessions = 4;
+    if (!o->max_queue)
+        o->max_queue = 64;
+    if (!o->max_forks)
+        o->max_forks = 4;
+    if (!o->n_workers)
+        o->n_workers = count_cpus();
+}
 
 int vl_machine_find_backend(const char *name, const struct vl_backend_ops **ret, const char **ret_spec,
                             struct vl_error *err)
@@ -136,7 +157,8 @@ static void measure_pool(struct vl_machine *m, const struct vl_engine_opts *o, s
         ret->pool = o->max_sessions * ret->session + o->max_forks * ret->fork + m->own_bytes;
 }
 
-void vl_machine_measure(struct vl_machine *m, const struct vl_engine_opts *o, struct vl_machine_sizes *ret)
+/* From the model's desc alone; nothing is allocated. */
+static void measure(struct vl_machine *m, const struct vl_engine_opts *o, struct vl_machine_sizes *ret)
 {
     const struct vl_model_desc *d = m->desc = vl_model_get_desc(m->model);
     *ret = (struct vl_machine_sizes){0};
@@ -208,18 +230,25 @@ static int take_memory(struct vl_machine *m, const struct vl_engine_opts *o, con
     return 0;
 }
 
-int vl_machine_open(struct vl_machine *m, const struct vl_engine_opts *o, const struct vl_notes *notes,
-                    struct vl_error *err)
+int vl_machine_open_model(struct vl_machine *m, const struct vl_engine_opts *o, const struct vl_notes *notes,
+                          struct vl_machine_sizes *ret, struct vl_error *err)
 {
-    struct vl_machine_sizes sizes;
     memset(m, 0, sizeof(*m));
     int r = open_device(m, o, err);
     if (r == 0)
         r = vl_model_open(&m->model, o->model, o->mmproj, notes, err);
-    if (r < 0)
-        return r;
-    vl_machine_measure(m, o, &sizes);
-    r = check_budget(m, o, &sizes, err);
+    if (r == 0)
+        measure(m, o, ret);
+    return r;
+}
+
+int vl_machine_open(struct vl_machine *m, const struct vl_engine_opts *o, const struct vl_notes *notes,
+                    struct vl_error *err)
+{
+    struct vl_machine_sizes sizes;
+    int r = vl_machine_open_model(m, o, notes, &sizes, err);
+    if (r == 0)
+        r = check_budget(m, o, &sizes, err);
     return r < 0 ? r : take_memory(m, o, &sizes, err);
 }
 

@@ -48,6 +48,16 @@ struct vl_machine {
 /* "cpu", "cpu:isa=avx2", NULL: the best. ret_spec points into name. -EINVAL names what there is. */
 int vl_machine_find_backend(const char *name, const struct vl_backend_ops **ret, const char **ret_spec,
                             struct vl_error *err);
+/* The defaults of what is 0. */
+void vl_machine_fill_opts(struct vl_engine_opts *o);
+/* The first half of open: backend, workers, and the model measured. Takes no memory for it. */
+struct vl_machine_sizes {
+    size_t run, encode, still;  /* arenas */
+    size_t session, fork, pool; /* of the cache: a stream's window, a question about it, all */
+    size_t total;               /* and the weights: what max_bytes is compared with */
+};
+int vl_machine_open_model(struct vl_machine *m, const struct vl_engine_opts *o, const struct vl_notes *notes,
+                          struct vl_machine_sizes *ret, struct vl_error *err);
 /* Checks the files, measures the model and takes all memory but that of its weights: -EDQUOT when they
  * together exceed max_bytes. What is told about the files goes to notes, or NULL. vl_machine_close takes what
  * is half made. */
@@ -56,16 +66,7 @@ int vl_machine_open(struct vl_machine *m, const struct vl_engine_opts *o, const 
 /* Reads the weights: may take seconds. */
 int vl_machine_load(struct vl_machine *m, const struct vl_load_watch *watch, struct vl_error *err);
 void vl_machine_close(struct vl_machine *m);
-/* After open; n_sessions etc. of opts decide the sizes. */
 void vl_machine_get_info(const struct vl_machine *m, struct vl_engine_info *ret);
-/* Sizes of an engine with these options, in m and the figures below, from the model's desc alone: m->model is
- * set, and nothing is allocated. */
-struct vl_machine_sizes {
-    size_t run, encode, still; /* arenas */
-    size_t session, fork, pool;
-    size_t total; /* and the weights: what max_bytes is compared with */
-};
-void vl_machine_measure(struct vl_machine *m, const struct vl_engine_opts *o, struct vl_machine_sizes *ret);
 /* Bytes of pool that a sequence of its own takes for that many views and other tokens. */
 size_t vl_machine_own_bytes(const struct vl_machine *m, uint32_t n_text, uint32_t n_views);
 bool vl_machine_end_fork(struct vl_machine *m);

@@ -130,6 +130,7 @@ static int find_arch(struct vl_model *m, const struct vl_weights *text, const st
     int r = vl_weights_need_str(text, "general.architecture", &arch, err);
     if (r < 0)
         return r;
+    vl_note(m->notes, "text", "architecture", "%s", arch);
     if (strcmp(arch, "clip") == 0)
         return vl_error_set(
             err, -EINVAL, "%s is a projector (mmproj) file, not a text model; %s", vl_weights_name(text),
@@ -142,6 +143,7 @@ static int find_arch(struct vl_model *m, const struct vl_weights *text, const st
     for (const struct vl_arch *const *a = vl_archs; *a; a++)
         if (strcmp((*a)->text_arch, arch) == 0 && same_projector((*a)->projector, projector)) {
             m->arch = *a;
+            m->desc.arch = m->arch->name;
             return 0;
         }
     copy_name(arch_name, sizeof(arch_name), arch);
@@ -157,35 +159,74 @@ static int find_arch(struct vl_model *m, const struct vl_weights *text, const st
 
 /* ---- what it is ---- */
 
-/* The format that holds most bytes, for people to read. */
-static void name_quantization(struct vl_model *m, const struct vl_weights *text,
-                              const struct vl_weights *mmproj)
+/* What a file is made of, told; the answer is the format that holds most bytes. */
+static enum vl_dtype tell_file(const struct vl_model *m, const char *section, const struct vl_weights *w)
 {
-    uint64_t bytes[VL_DTYPE_COUNT] = {0};
-    const struct vl_weights *file[] = {text, mmproj};
-    for (int f = 0; f < 2 && file[f]; f++)
-        for (uint32_t i = 0; i < vl_weights_n_tensors(file[f]); i++) {
-            const struct vl_weights_tensor *t = vl_weights_tensor_at(file[f], i);
-            bytes[t->dtype] += t->size;
-        }
+    uint64_t bytes[VL_DTYPE_COUNT] = {0}, all = 0;
     int most = 0;
-    for (int t = 1; t < VL_DTYPE_COUNT; t++)
+    for (uint32_t i = 0; i < vl_weights_n_tensors(w); i++) {
+        const struct vl_weights_tensor *t = vl_weights_tensor_at(w, i);
+        bytes[t->dtype] += t->size;
+        all += t->size;
+    }
+    vl_note(m->notes, section, "file", "%s", vl_weights_name(w));
+    vl_note(m->notes, section, "tensors", "%u", vl_weights_n_tensors(w));
+    vl_note(m->notes, section, "bytes", "%llu", (unsigned long long)all);
+    for (int t = 0; t < VL_DTYPE_COUNT; t++) {
+        const char *name = vl_dtype_info((enum vl_dtype)t)->name;
+        if (bytes[t])
+            vl_note(m->notes, section, name, "%.1f %% of the bytes", 100.0 * (double)bytes[t] / (double)all);
         if (bytes[t] > bytes[most])
             most = t;
-    (void)snprintf(m->quantization, sizeof(m->quantization), "%s", vl_dtype_info((enum vl_dtype)most)->name);
+    }
+    return (enum vl_dtype)most;
 }
 
-static int describe(struct vl_model *m, const struct vl_weights *text, const struct vl_weights *mmproj,
-                    struct vl_error *err)
+/* general.file_type, by the names that people know; and the format that such a file has somewhere. */
+static const struct {
+    uint32_t type;
+    const char *name, *format;
+} file_types[] = {
+    {0, "F32", "f32"},        {1, "F16", "f16"},      {2, "Q4_0", "q4_0"},    {3, "Q4_1", "q4_1"},
+    {7, "Q8_0", "q8_0"},      {8, "Q5_0", "q5_0"},    {9, "Q5_1", "q5_1"},    {14, "Q4_K_S", "q4_k"},
+    {15, "Q4_K_M", "q4_k"},   {16, "Q5_K_S", "q5_k"}, {17, "Q5_K_M", "q5_k"}, {18, "Q6_K", "q6_k"},
+    {25, "IQ4_NL", "iq4_nl"}, {32, "BF16", "bf16"},
+};
+
+static bool has_format(const struct vl_weights *w, const char *format)
 {
-    const char *name = vl_weights_name(text);
-    int r = vl_weights_get_str(text, "general.name", &name, err);
+    for (uint32_t i = 0; i < vl_weights_n_tensors(w); i++)
+        if (strcmp(vl_dtype_info(vl_weights_tensor_at(w, i)->dtype)->name, format) == 0)
+            return true;
+    return false;
+}
+
+/* As the file calls itself, if it has anything of that kind; else its commonest format. */
+static void name_quantization(struct vl_model *m, const struct vl_weights *text)
+{
+    uint32_t type;
+    const char *name = vl_dtype_info(m->desc.text_dtype)->name;
+    if (vl_weights_get_u32(text, "general.file_type", &type, NULL) == 0)
+        for (size_t i = 0; i < sizeof(file_types) / sizeof(file_types[0]); i++)
+            if (file_types[i].type == type && has_format(text, file_types[i].format))
+                name = file_types[i].name;
+    (void)snprintf(m->quantization, sizeof(m->quantization), "%s", name);
+}
+
+static int describe(struct vl_model *m, struct vl_error *err)
+{
+    const char *name = vl_weights_name(m->text);
+    int r = vl_weights_get_str(m->text, "general.name", &name, err);
     if (r < 0)
         return r;
     copy_name(m->name, sizeof(m->name), name);
-    name_quantization(m, text, mmproj);
+    m->desc.text_dtype = tell_file(m, "text", m->text);
+    if (m->mmproj)
+        m->desc.vision_dtype = tell_file(m, "projector", m->mmproj);
+    name_quantization(m, m->text);
+    vl_note(m->notes, "text", "name", "%s", m->name);
+    vl_note(m->notes, "text", "quantization", "%s", m->quantization);
     m->desc.name = m->name;
-    m->desc.arch = m->arch->name;
     m->desc.quantization = m->quantization;
     return 0;
 }
@@ -359,6 +400,25 @@ static int rehearse(struct vl_model *m, struct vl_error *err)
     return r;
 }
 
+static void tell_model(const struct vl_model *m)
+{
+    const struct vl_model_desc *d = &m->desc;
+    const char *doubt = vl_tokenizer_doubt(m->tokenizer);
+    vl_note(m->notes, "text", "family", "%s", d->arch);
+    vl_note(m->notes, "text", "layers", "%u", d->kv.n_layers);
+    vl_note(m->notes, "text", "width", "%u", d->d_model);
+    vl_note(m->notes, "text", "key heads", "%u of %u", d->kv.n_kv_heads, d->kv.head_dim);
+    vl_note(m->notes, "text", "vocabulary", "%u", d->n_vocab);
+    vl_note(m->notes, "text", "context", "%u", d->n_ctx);
+    if (doubt)
+        vl_note(m->notes, "text", "doubt", "%s", doubt);
+    if (d->frame_tokens) {
+        vl_note(m->notes, "projector", "layers", "%u", d->n_encode_layers);
+        vl_note(m->notes, "projector", "tokens of a frame", "%u", d->frame_tokens);
+        vl_note(m->notes, "projector", "tokens of the costliest still", "%u", d->max_image_tokens);
+    }
+}
+
 int vl_model_open(struct vl_model **ret, const char *text_path, const char *mmproj_path,
                   const struct vl_notes *notes, struct vl_error *err)
 {
@@ -369,9 +429,10 @@ int vl_model_open(struct vl_model **ret, const char *text_path, const char *mmpr
     m->notes = notes;
     if ((r = vl_weights_open(&m->text, text_path, err)) < 0 ||
         (mmproj_path && (r = vl_weights_open(&m->mmproj, mmproj_path, err)) < 0) ||
-        (r = find_arch(m, m->text, m->mmproj, err)) < 0 || (r = describe(m, m->text, m->mmproj, err)) < 0 ||
+        (r = describe(m, err)) < 0 || (r = find_arch(m, m->text, m->mmproj, err)) < 0 ||
         (r = m->arch->open(m, m->text, m->mmproj, err)) < 0 || (r = rehearse(m, err)) < 0)
         return r;
+    tell_model(m);
     m->notes = NULL;
     *ret = vl_steal(m);
     return 0;

@@ -129,11 +129,12 @@ struct vl_model_desc {
     uint32_t n_encode_layers;       /* layers of one view */
     uint32_t default_window_frames; /* frames that the commentary should keep */
     uint32_t max_batch;             /* tokens a run may take at once; run_scratch is sized for it */
-    size_t weight_bytes;            /* packed, in backend memory */
-    size_t encode_scratch;          /* arena of the exec given to vl_encode_new; a reducer's comes on top */
-    size_t still_scratch;           /* the same for an encode of stills */
-    size_t run_scratch;             /* arena of the exec given to run: max_batch tokens, VL_MODEL_MAX_LOGITS
-                                     * rows of logits */
+    enum vl_dtype text_dtype, vision_dtype; /* that hold most bytes of either file */
+    size_t weight_bytes;                    /* packed, in backend memory */
+    size_t encode_scratch; /* arena of the exec given to vl_encode_new; a reducer's comes on top */
+    size_t still_scratch;  /* the same for an encode of stills */
+    size_t run_scratch;    /* arena of the exec given to run: max_batch tokens, VL_MODEL_MAX_LOGITS
+                            * rows of logits */
     struct vl_model_cost encode, prefill, step; /* one view; its tokens; one token behind a frame's */
 };
 
