@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* Copyright vlmd contributors */
-/* Error messages: one fixed buffer, cut at its end, never allocated. */
+/* Error messages: one fixed buffer, cut at its end, never allocated. They tell what files and strangers
+ * wrote, so they are made fit to be shown. */
 #include "base/error.h"
+
+#include "base/text.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -14,6 +17,7 @@ int vl_error_set(struct vl_error *err, int code, const char *fmt, ...)
     va_start(ap, fmt);
     (void)vsnprintf(err->msg, sizeof(err->msg), fmt, ap); /* a message that is too long is cut */
     va_end(ap);
+    vl_text_clean(err->msg);
     err->code = code;
     return code;
 }
@@ -29,6 +33,7 @@ int vl_error_prefix(struct vl_error *err, int code, const char *fmt, ...)
     (void)vsnprintf(head, sizeof(head), fmt, ap);
     va_end(ap);
     (void)snprintf(err->msg, sizeof(err->msg), "%.100s: %.136s", head, old);
+    vl_text_clean(err->msg);
     err->code = code;
     return code;
 }

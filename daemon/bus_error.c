@@ -6,6 +6,9 @@
  */
 #include "daemon/bus_error.h"
 
+#include "base/text.h"
+
+#include <stdio.h>
 #include <string.h>
 
 static const sd_bus_error_map error_map[] = {
@@ -35,6 +38,17 @@ static const sd_bus_error_map error_map[] = {
 int vl_bus_error_register(void)
 {
     return sd_bus_error_add_map(error_map);
+}
+
+int vl_bus_error_setf(sd_bus_error *e, const char *name, const char *fmt, ...)
+{
+    char msg[512];
+    va_list ap;
+    va_start(ap, fmt);
+    (void)vsnprintf(msg, sizeof(msg), fmt, ap); /* a message that is too long is cut */
+    va_end(ap);
+    vl_text_clean(msg);
+    return sd_bus_error_set(e, name, msg);
 }
 
 int vl_bus_error_from(sd_bus_error *e, int code, const struct vl_error *err)

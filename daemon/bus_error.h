@@ -32,6 +32,11 @@
 
 int vl_bus_error_register(void); /* once, before the bus is opened */
 
+/* As sd_bus_error_setf, but what callers wrote is made fit to be shown: text that is cut inside a character
+ * is no text to the bus, and the caller would never hear of its error. */
+int vl_bus_error_setf(sd_bus_error *e, const char *name, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+
 /* The name for a failure of the layers below that no handler gave a better one: memory, descriptors, else the
  * standard ones. The text is err's when it has one. Returns what a handler returns. */
 int vl_bus_error_from(sd_bus_error *e, int code, const struct vl_error *err);

@@ -38,13 +38,13 @@ static int add_stream(struct vl_manager *m, sd_bus_message *call, struct vl_stre
         return r;
     model = spec->model ? vl_manager_find_model(m, spec->model) : m->default_model;
     if (spec->model && !model)
-        return sd_bus_error_setf(e, VL_BUS_NO_SUCH_MODEL, "there is no model '%.64s'", spec->model);
+        return vl_bus_error_setf(e, VL_BUS_NO_SUCH_MODEL, "there is no model '%.64s'", spec->model);
     if ((r = vl_daemon_model_want(m, model, e)) < 0 || (r = vl_client_of(m->clients, call, &client)) < 0)
         return r;
     if (vl_manager_find_stream(m, spec->name))
-        return sd_bus_error_setf(e, VL_BUS_STREAM_EXISTS, "there is a stream '%s' already", spec->name);
+        return vl_bus_error_setf(e, VL_BUS_STREAM_EXISTS, "there is a stream '%s' already", spec->name);
     if (access(m->config->ingest_program, X_OK) < 0)
-        return sd_bus_error_setf(e, VL_BUS_SOURCE_UNAVAILABLE, "%s: %s", m->config->ingest_program,
+        return vl_bus_error_setf(e, VL_BUS_SOURCE_UNAVAILABLE, "%s: %s", m->config->ingest_program,
                                  strerror(errno));
     r = vl_stream_new(&s, m, model, spec, client->uid, spec->lifetime == VL_LIFETIME_CLIENT ? client : NULL,
                       e);
@@ -68,7 +68,7 @@ static int method_get_stream(sd_bus_message *call, void *user, sd_bus_error *e)
         return r;
     const struct vl_stream *s = vl_manager_find_stream(user, name);
     if (!s)
-        return sd_bus_error_setf(e, VL_BUS_NO_SUCH_STREAM, "there is no stream '%.64s'", name);
+        return vl_bus_error_setf(e, VL_BUS_NO_SUCH_STREAM, "there is no stream '%.64s'", name);
     return sd_bus_reply_method_return(call, "o", s->path);
 }
 
@@ -84,7 +84,7 @@ static int method_get_query(sd_bus_message *call, void *user, sd_bus_error *e)
     for (const struct vl_query *q = m->queries; sender && q; q = q->next)
         if (!strcmp(q->client->name, sender) && !strcmp(q->token, token))
             return sd_bus_reply_method_return(call, "o", q->path);
-    return sd_bus_error_setf(e, SD_BUS_ERROR_UNKNOWN_OBJECT, "you have no question '%.64s' here", token);
+    return vl_bus_error_setf(e, SD_BUS_ERROR_UNKNOWN_OBJECT, "you have no question '%.64s' here", token);
 }
 
 /* One stream for now. */
@@ -104,15 +104,15 @@ static int read_streams(struct vl_manager *m, sd_bus_message *call, struct vl_qu
     if ((r = vl_daemon_model_want(m, s ? s->model : m->default_model, e)) < 0)
         return r;
     if (!s)
-        return sd_bus_error_setf(e, VL_BUS_NO_SUCH_STREAM, "there is no stream %.200s", first);
+        return vl_bus_error_setf(e, VL_BUS_NO_SUCH_STREAM, "there is no stream %.200s", first);
     if (s->session == 0 && !strcmp(s->reason, "model"))
-        return sd_bus_error_setf(
+        return vl_bus_error_setf(
             e, VL_BUS_MODEL_NOT_READY,
             "the model that watched stream '%s' is gone, and what it remembered; remove the "
             "stream and add it again",
             s->spec.name);
     if (s->session == 0)
-        return sd_bus_error_setf(e, VL_BUS_SOURCE_UNAVAILABLE, "stream '%s' has no source", s->spec.name);
+        return vl_bus_error_setf(e, VL_BUS_SOURCE_UNAVAILABLE, "stream '%s' has no source", s->spec.name);
     o->model = s->model;
     o->session = s->session;
     return 0;
@@ -126,7 +126,7 @@ static int read_question(sd_bus_message *call, const char **ret, sd_bus_error *e
     if (!**ret)
         return sd_bus_error_set(e, SD_BUS_ERROR_INVALID_ARGS, "the question is empty");
     if (strlen(*ret) > VL_LIMIT_QUESTION_BYTES)
-        return sd_bus_error_setf(e, VL_BUS_TOO_LARGE, "a question is at most %d bytes",
+        return vl_bus_error_setf(e, VL_BUS_TOO_LARGE, "a question is at most %d bytes",
                                  VL_LIMIT_QUESTION_BYTES);
     return 0;
 }
@@ -151,7 +151,7 @@ static int check_ranges(uint64_t since, uint64_t until, uint64_t deadline, uint3
     if (deadline == 0 || deadline > max_deadline)
         return sd_bus_error_set(e, VL_BUS_INVALID_OPTION, "DeadlineUSec is 1 us to 1 h");
     if (max_tokens == 0 || max_tokens > VL_ENGINE_MAX_TOKENS)
-        return sd_bus_error_setf(e, VL_BUS_INVALID_OPTION, "MaxTokens is 1 to %d", VL_ENGINE_MAX_TOKENS);
+        return vl_bus_error_setf(e, VL_BUS_INVALID_OPTION, "MaxTokens is 1 to %d", VL_ENGINE_MAX_TOKENS);
     if (!isfinite(temperature) || temperature < 0 || temperature > 10)
         return sd_bus_error_set(e, VL_BUS_INVALID_OPTION, "Temperature is 0 to 10");
     return 0;
@@ -162,7 +162,7 @@ static int check_model(const struct vl_query_opts *o, const char *path, sd_bus_e
 {
     if (!path || !strcmp(path, o->model->path))
         return 0;
-    return sd_bus_error_setf(e, VL_BUS_INVALID_OPTION,
+    return vl_bus_error_setf(e, VL_BUS_INVALID_OPTION,
                              "this stream is watched by model '%s', which Model is not",
                              o->model->config->name);
 }
@@ -247,7 +247,7 @@ static int method_set_default_model(sd_bus_message *call, void *user, sd_bus_err
         return r;
     struct vl_daemon_model *d = vl_manager_model_at(m, path);
     if (!d)
-        return sd_bus_error_setf(e, VL_BUS_NO_SUCH_MODEL, "there is no model %.200s", path);
+        return vl_bus_error_setf(e, VL_BUS_NO_SUCH_MODEL, "there is no model %.200s", path);
     if (d->state == VL_DAEMON_MODEL_FAILED)
         return sd_bus_error_set(e, vl_bus_model_error(d->error.code), d->error.msg);
     vl_manager_set_default(m, d);

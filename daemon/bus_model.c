@@ -34,7 +34,7 @@ static int check_unused(const struct vl_daemon_model *d, sd_bus_error *e)
         n_queries += q->model == d && q->state != VL_QUERY_FINISHED;
     if (n_streams + n_queries == 0)
         return 0;
-    return sd_bus_error_setf(
+    return vl_bus_error_setf(
         e, VL_BUS_MODEL_IN_USE,
         "model '%s' has %u stream%s%s%s%s and %u question%s; end them, or unload with Force", d->config->name,
         n_streams, n_streams == 1 ? "" : "s", n_streams ? " (" : "", streams, n_streams ? ")" : "", n_queries,

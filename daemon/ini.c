@@ -8,6 +8,7 @@
 #include "daemon/ini.h"
 
 #include "base/cleanup.h"
+#include "base/text.h"
 
 #include <fcntl.h>
 #include <stdbool.h>
@@ -21,29 +22,10 @@ struct parser {
     size_t len;
 };
 
-/* Length of a well-formed UTF-8 sequence at s, 0 if there is none. Unicode 15, table 3-7. */
-static size_t utf8_len(const unsigned char *s, size_t n)
-{
-    size_t len = s[0] < 0x80                   ? 1
-                 : s[0] >= 0xc2 && s[0] < 0xe0 ? 2
-                 : (s[0] & 0xf0) == 0xe0       ? 3
-                 : (s[0] & 0xf8) == 0xf0       ? 4
-                                               : 0;
-    if (len == 0 || len > n)
-        return 0;
-    for (size_t i = 1; i < len; i++)
-        if ((s[i] & 0xc0) != 0x80)
-            return 0;
-    if ((s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] >= 0xa0) || (s[0] == 0xf0 && s[1] < 0x90) ||
-        s[0] > 0xf4 || (s[0] == 0xf4 && s[1] >= 0x90))
-        return 0;
-    return len;
-}
-
 static int check_text(struct parser *p, const char *s, size_t n, struct vl_error *err)
 {
     for (size_t i = 0; i < n;) {
-        size_t len = utf8_len((const unsigned char *)s + i, n - i);
+        size_t len = vl_text_len(s + i, n - i);
         if (len == 0 || s[i] == '\0')
             return vl_error_set(err, -EINVAL, "%s:%u: byte %zu is not UTF-8 text", p->file, p->line, i + 1);
         if (len == 1 && ((unsigned char)s[i] < 0x20 || s[i] == 0x7f) && s[i] != '\t')

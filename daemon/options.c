@@ -18,9 +18,9 @@ static int unknown(const struct vl_option *option, size_t n, const char *key, sd
         known[i] = option[i].key;
     const char *near = vl_nearest(key, known, n < MAX_OPTIONS ? n : MAX_OPTIONS);
     if (near)
-        return sd_bus_error_setf(e, VL_BUS_INVALID_OPTION, "unknown option '%.64s'; did you mean '%s'?", key,
+        return vl_bus_error_setf(e, VL_BUS_INVALID_OPTION, "unknown option '%.64s'; did you mean '%s'?", key,
                                  near);
-    return sd_bus_error_setf(e, VL_BUS_INVALID_OPTION, "unknown option '%.64s'", key);
+    return vl_bus_error_setf(e, VL_BUS_INVALID_OPTION, "unknown option '%.64s'", key);
 }
 
 static int read_value(sd_bus_message *m, struct vl_option *o, sd_bus_error *e)
@@ -32,10 +32,10 @@ static int read_value(sd_bus_message *m, struct vl_option *o, sd_bus_error *e)
     if (r < 0)
         return r;
     if (!contents || strcmp(contents, want) != 0)
-        return sd_bus_error_setf(e, VL_BUS_INVALID_OPTION, "option '%s' is of type '%.16s', not '%s'", o->key,
+        return vl_bus_error_setf(e, VL_BUS_INVALID_OPTION, "option '%s' is of type '%.16s', not '%s'", o->key,
                                  contents ? contents : "?", want);
     if (o->seen)
-        return sd_bus_error_setf(e, VL_BUS_INVALID_OPTION, "option '%s' is there twice", o->key);
+        return vl_bus_error_setf(e, VL_BUS_INVALID_OPTION, "option '%s' is there twice", o->key);
     o->seen = true;
     return sd_bus_message_read(m, "v", want, o->dest);
 }

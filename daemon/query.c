@@ -361,9 +361,9 @@ static int busy(struct vl_manager *m, const char *why, sd_bus_error *e)
 {
     uint32_t n = vl_limits_used(m->limits, VL_LIMIT_QUERIES);
     if (m->mean_turn_ns == 0)
-        return sd_bus_error_setf(e, VL_BUS_BUSY, "%s; try again", why);
+        return vl_bus_error_setf(e, VL_BUS_BUSY, "%s; try again", why);
     int64_t ms = m->mean_turn_ns / VL_NSEC_PER_MSEC * (n ? n : 1);
-    return sd_bus_error_setf(e, VL_BUS_BUSY, "%s; try again in about %" PRId64 ".%" PRId64 " s", why,
+    return vl_bus_error_setf(e, VL_BUS_BUSY, "%s; try again in about %" PRId64 ".%" PRId64 " s", why,
                              ms / 1000, ms / 100 % 10);
 }
 

@@ -117,7 +117,7 @@ static int check_fd(int fd, sd_bus_error *e)
     struct stat st;
     int flags = fcntl(fd, F_GETFL);
     if (flags < 0 || fstat(fd, &st) < 0)
-        return sd_bus_error_setf(e, VL_BUS_SOURCE_UNSUPPORTED, "Fd: %s", strerror(errno));
+        return vl_bus_error_setf(e, VL_BUS_SOURCE_UNSUPPORTED, "Fd: %s", strerror(errno));
     if (!S_ISREG(st.st_mode))
         return sd_bus_error_set(e, VL_BUS_SOURCE_UNSUPPORTED, "Fd is not a regular file");
     if ((flags & O_ACCMODE) == O_WRONLY || flags & O_PATH)
@@ -160,7 +160,7 @@ static int take_source(struct vl_stream_spec *s, const char *uri, int fd, sd_bus
 static int take_model(struct vl_stream_spec *s, const char *path, sd_bus_error *e)
 {
     int r = path ? sd_bus_path_decode(path, VL_BUS_MODEL_PREFIX, &s->model) : 1;
-    return r == 0  ? sd_bus_error_setf(e, VL_BUS_NO_SUCH_MODEL, "there is no model %.200s", path)
+    return r == 0  ? vl_bus_error_setf(e, VL_BUS_NO_SUCH_MODEL, "there is no model %.200s", path)
            : r < 0 ? r
                    : 0;
 }

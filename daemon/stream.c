@@ -150,7 +150,7 @@ int vl_stream_new(struct vl_stream **ret, struct vl_manager *m, struct vl_daemon
     struct vl_stream *s = NULL;
     if (model && !vl_daemon_model_sees(model)) {
         vl_stream_spec_done(spec);
-        return sd_bus_error_setf(e, VL_BUS_NOT_SUPPORTED,
+        return vl_bus_error_setf(e, VL_BUS_NOT_SUPPORTED,
                                  "model '%s' has no eyes: a stream needs one with a projector (mmproj)",
                                  model->config->name);
     }
@@ -161,7 +161,7 @@ int vl_stream_new(struct vl_stream **ret, struct vl_manager *m, struct vl_daemon
     }
     if (r != 0) {
         vl_stream_spec_done(spec);
-        return r > 0 ? sd_bus_error_setf(e, VL_BUS_OVER_BUDGET, "%s", err.msg)
+        return r > 0 ? vl_bus_error_setf(e, VL_BUS_OVER_BUDGET, "%s", err.msg)
                      : vl_bus_error_from(e, r, &err);
     }
     *s = (struct vl_stream){.m = m, .next = m->streams, .model = model, .spec = *spec, .uid = uid};

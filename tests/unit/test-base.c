@@ -7,6 +7,7 @@
 #include "base/mailbox.h"
 #include "base/params.h"
 #include "base/queue.h"
+#include "base/text.h"
 #include "base/workers.h"
 #include "tests/harness.h"
 
@@ -41,6 +42,33 @@ static void test_error(void **state)
     assert_int_equal(vl_error_prefix(&e, -EINVAL, "file %d", 3), -EINVAL);
     assert_string_equal(e.msg, "file 3: tensor 'x' is small");
     assert_int_equal(vl_error_set(NULL, -EIO, "nobody reads it"), -EIO);
+}
+
+/* What strangers wrote into a message, and where it was cut. */
+static void test_text(void **state)
+{
+    (void)state;
+    static const char *const rows[][2] = {
+        {"", ""},
+        {"plain, häuser € 😀", "plain, häuser € 😀"},
+        {"two\nlines\t\x7f", "two?lines??"},
+        {"\x1b[2J\xc2\x9b", "?[2J?"},
+        {"\xe2\x80\xae\xe2\x81\xa6x\xe2\x80\x94", "??x\xe2\x80\x94"},
+        {"cut \xc3", "cut ?"},
+        {"cut \xf0\x9f\x98", "cut ???"},
+        {"\xc0\xaf\xed\xa0\x80\xf4\x90\x80\x80\xff", "??????????"},
+    };
+    for (size_t i = 0; i < sizeof(rows) / sizeof(*rows); i++) {
+        char s[64];
+        (void)snprintf(s, sizeof(s), "%s", rows[i][0]);
+        vl_text_clean(s);
+        assert_string_equal(s, rows[i][1]);
+    }
+    struct vl_error err;
+    assert_int_equal(vl_error_set(&err, -EINVAL, "%0239d\xc3\xa4", 0), -EINVAL);
+    assert_int_equal(strlen(err.msg), sizeof(err.msg) - 1);
+    (void)vl_error_set(&err, -EINVAL, "%0238d\xc3\xa4", 0);
+    assert_string_equal(err.msg + 238, "?");
 }
 
 static void test_params(void **state)
@@ -223,13 +251,10 @@ static void test_workers(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_arena),
-        cmocka_unit_test(test_error),
-        cmocka_unit_test(test_params),
-        cmocka_unit_test(test_queue),
-        cmocka_unit_test(test_mailbox_newest_wins),
-        cmocka_unit_test(test_mailbox_threads),
-        cmocka_unit_test(test_workers),
+        cmocka_unit_test(test_arena),           cmocka_unit_test(test_error),
+        cmocka_unit_test(test_params),          cmocka_unit_test(test_text),
+        cmocka_unit_test(test_queue),           cmocka_unit_test(test_mailbox_newest_wins),
+        cmocka_unit_test(test_mailbox_threads), cmocka_unit_test(test_workers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
