@@ -408,6 +408,15 @@ class Polkits(Machine):
         self.assertEqual([a[3] for a in polkit.asked], [0, 0, 1])
         self.assertTrue(polkit.asked[2][4])
 
+    def test_who_leaves_needs_no_password(self):
+        polkit = self.polkit(lambda action, flags: "challenge" if not flags else None)
+        member = self.member()
+        member.pipe.send(("recent_with_person", (self.stream,), {}))
+        until("the person to be asked", lambda: polkit.held)
+        self.assertEqual(self.member(OTHER_MEMBER).get(PATH, "Manager", "State"), "ready")
+        member.close()
+        until("that question to be taken back", lambda: polkit.cancelled == [polkit.asked[-1][4]])
+
     def test_F44_hung(self):
         polkit = self.polkit(lambda action, flags: None)
         member = self.member()

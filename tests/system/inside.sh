@@ -49,7 +49,7 @@ grep -q '^Seccomp:.*2' "/proc/$pid/status" || fail "the syscall filter is not in
 grep -q '^CapEff:.*0000000000000000' "/proc/$pid/status" || fail "it has capabilities"
 [ "$(grep -c : "/proc/$pid/net/dev")" = 1 ] || fail "it sees a network: $(cat "/proc/$pid/net/dev")"
 grep -q 'Max core file size  *0 ' "/proc/$pid/limits" || fail "it may leave a core file"
-say "activated and ready, confined"
+say "activated on $(systemctl show -P Id dbus) and ready, confined"
 systemd-analyze security --threshold=20 vlmd >/tmp/exposure 2>&1 || fail "exposure above 2.0: $(grep -v '✓' /tmp/exposure)"
 say "$(tail -1 /tmp/exposure | sed 's/[^ -~]//g')"
 

@@ -4,10 +4,11 @@
 #
 # The system service on a machine of its own: what was built is installed into a copy of a Debian tree, which
 # systemd-nspawn boots, and inside.sh tries it there. Never the tree we live in: a second system manager on it would
-# empty /tmp. Argument: the build folder. The tree is VLMD_TEST_TREE, else /var/cache/vlmd-tests/rootfs; with
+# empty /tmp. Arguments: the build folder, and dbus-daemon or dbus-broker for the machine's bus. The tree is VLMD_TEST_TREE, else /var/cache/vlmd-tests/rootfs; with
 # VLMD_TEST_NSPAWN=1 it is made when it is not there (rootfs.sh). Skips aloud (77) when something is missing.
 set -u
 build=$(realpath "$1")
+bus=${2:-dbus-daemon}
 here=$(dirname "$(realpath "$0")")
 tree=${VLMD_TEST_TREE:-/var/cache/vlmd-tests/rootfs}
 skip() { echo "SKIP: $*"; exit 77; }
@@ -19,16 +20,20 @@ if [ ! -x "$tree/lib/systemd/systemd" ]; then
     command -v debootstrap >/dev/null || skip "no debootstrap"
     "$here/rootfs.sh" "$tree" || skip "the Debian tree could not be made"
 fi
-if [ "${2:-}" != inside ]; then # a mount namespace, so that nothing stays mounted
+if [ "${3:-}" != inside ]; then # a mount namespace, so that nothing stays mounted
     T=$(mktemp -d)
     trap 'rm -rf "$T"; find /sys/fs/cgroup/*/vlmd-test -depth -type d -exec rmdir {} + 2>/dev/null' EXIT
     export T
-    unshare -m "$0" "$build" inside
+    unshare -m "$0" "$build" "$bus" inside
     exit
 fi
 
 mount -t tmpfs -o mode=755 tmpfs "$T" && mkdir "$T/upper" "$T/work" "$T/root" || exit 1
 mount -t overlay -o "lowerdir=$tree,upperdir=$T/upper,workdir=$T/work" overlay "$T/root" || skip "no overlayfs here"
+if [ "$bus" = dbus-broker ]; then
+    [ -e "$T/root/lib/systemd/system/dbus-broker.service" ] || skip "the tree lacks dbus-broker; remove $tree and make it again"
+    ln -s /lib/systemd/system/dbus-broker.service "$T/root/etc/systemd/system/dbus.service"
+fi
 DESTDIR=$T/root meson install -C "$build" --no-rebuild >"$T/install.log" 2>&1 || { cat "$T/install.log"; exit 1; }
 cp "$here/inside.sh" "$T/root/root/"
 for p in vlmd vlmctl; do
