@@ -502,7 +502,7 @@ class Open(Machine):
                 t0 = time.monotonic()
                 self.raises("org.freedesktop.DBus.Error.AccessDenied", stranger.call, path, NAME + ".Captions", "GetRecent", "t", 0)
                 times.append(time.monotonic() - t0)
-        there, not_there = (statistics.median(t) for t in took.values())
+        there, not_there = (min(t) for t in took.values())  # the quickest: others may be busy on this machine
         self.assertLess(abs(there - not_there), 0.001, took)
 
     def test_the_group_may_what_the_table_says(self):
