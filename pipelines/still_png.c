@@ -93,6 +93,9 @@ static int start(struct reader *r, const struct vl_still_header *h, int *ret_pas
     png_set_read_fn(r->png, r, on_read);
     png_set_user_limits(r->png, h->width, h->height);
     png_set_chunk_malloc_max(r->png, MAX_CHUNK);
+    /* What says nothing about RGB is passed over unread: of some chunks libpng takes all the memory they
+     * claim to need. -1: each that it knows, but not tRNS. */
+    png_set_keep_unknown_chunks(r->png, PNG_HANDLE_CHUNK_NEVER, NULL, -1);
     png_read_info(r->png, r->info);
     ask_for_rgb(r);
     *ret_passes = png_set_interlace_handling(r->png);
