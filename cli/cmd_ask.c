@@ -1,17 +1,25 @@
 /* SPDX-License-Identifier: MIT */
 /* Copyright vlmd contributors */
-/* vlmctl ask: the answer as it is spoken. Records come over a pipe; the last one says how it ended. */
+/* vlmctl ask: of a stream, of pictures, or of the model alone; the answer as it is spoken. Records come over
+ * a pipe; the last one says how it ended. Pictures are opened here, with the rights of who asks. */
 #include "cli/value.h"
 #include "cli/vlmctl.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
+enum { MAX_PICTURE = 64 << 20 /* the daemon takes no more */ };
+
 struct question {
-    const char *stream, *text;
+    const char *stream, *text; /* stream NULL: pictures, or the text alone */
+    struct vl_opt_list image;  /* "-": standard input */
+    int image_fd[VL_OPT_LIST_MAX];
+    unsigned n_open;
     uint64_t since, until, max_tokens, deadline, seed;
 };
 
@@ -23,11 +31,24 @@ static int append_u64(sd_bus_message *m, const char *key, uint64_t v, char type)
                        : sd_bus_message_append(m, "{sv}", key, "t", v);
 }
 
+/* What the question is about: an array of one stream or of the pictures. */
+static int append_subject(sd_bus_message *m, const struct question *q, const char *path)
+{
+    if (path)
+        return sd_bus_message_append(m, "ao", 1, path);
+    int r = sd_bus_message_open_container(m, 'a', "h");
+    for (unsigned i = 0; r >= 0 && i < q->n_open; i++)
+        r = sd_bus_message_append(m, "h", q->image_fd[i]);
+    return r < 0 ? r : sd_bus_message_close_container(m);
+}
+
 static int build(struct vl_ctl *c, const struct question *q, const char *path, sd_bus_message **ret)
 {
     sd_bus_message *m = NULL;
-    int r = sd_bus_message_new_method_call(c->bus, &m, VL_BUS_NAME, VL_BUS_ROOT, VL_IFACE("Manager"), "Ask");
-    if (r >= 0 && (r = sd_bus_message_append(m, "aos", 1, path, q->text)) >= 0 &&
+    int r = sd_bus_message_new_method_call(c->bus, &m, VL_BUS_NAME, VL_BUS_ROOT, VL_IFACE("Manager"),
+                                           path ? "Ask" : "AskImage");
+    if (r >= 0 && (r = append_subject(m, q, path)) >= 0 &&
+        (r = sd_bus_message_append(m, "s", q->text)) >= 0 &&
         (r = sd_bus_message_open_container(m, 'a', "{sv}")) >= 0 &&
         (r = sd_bus_message_append(m, "{sv}", "Format", "s", "jsonl")) >= 0 &&
         (r = append_u64(m, "Since", q->since, 't')) >= 0 &&
@@ -95,12 +116,61 @@ static int print_answer(const struct vl_ctl *c, int fd)
     return VL_EXIT_FAILED;
 }
 
+/* All of standard input, in a memfd: who makes the picture may take longer than the daemon waits for it. */
+static int read_stdin(int *ret)
+{
+    static char piece[1 << 16];
+    size_t total = 0;
+    ssize_t n;
+    if (isatty(STDIN_FILENO)) {
+        (void)fputs(
+            "vlmctl: standard input is a terminal; send a picture into it: grim - | vlmctl ask - ...\n",
+            stderr);
+        return VL_EXIT_USAGE;
+    }
+    int fd = memfd_create("picture", MFD_CLOEXEC);
+    if (fd < 0)
+        return perror("vlmctl: memfd"), VL_EXIT_FAILED;
+    while ((n = read(STDIN_FILENO, piece, sizeof(piece))) > 0 || (n < 0 && errno == EINTR)) {
+        total += n > 0 ? (size_t)n : 0;
+        if (total > MAX_PICTURE || (n > 0 && write(fd, piece, (size_t)n) != n))
+            break;
+    }
+    if (n == 0) {
+        *ret = fd;
+        return VL_EXIT_OK;
+    }
+    (void)close(fd);
+    if (total > MAX_PICTURE)
+        (void)fprintf(stderr, "vlmctl: standard input holds more than %d bytes\n", MAX_PICTURE);
+    else
+        perror("vlmctl: standard input");
+    return VL_EXIT_FAILED;
+}
+
+static int open_images(struct question *q)
+{
+    for (; q->n_open < q->image.n; q->n_open++) {
+        const char *name = q->image.item[q->n_open];
+        int *fd = &q->image_fd[q->n_open];
+        if (!strcmp(name, "-")) {
+            int code = read_stdin(fd);
+            if (code)
+                return code;
+        } else if ((*fd = open(name, O_RDONLY | O_CLOEXEC | O_NOCTTY)) < 0) {
+            (void)fprintf(stderr, "vlmctl: %s: %s\n", name, strerror(errno));
+            return VL_EXIT_FAILED;
+        }
+    }
+    return VL_EXIT_OK;
+}
+
 static int ask(struct vl_ctl *c, const struct question *q)
 {
     sd_bus_error e = SD_BUS_ERROR_NULL;
     sd_bus_message *m = NULL, *reply = NULL;
     char *path = NULL;
-    int fd, code = vl_ctl_stream_path(c, q->stream, &path);
+    int fd, code = q->stream ? vl_ctl_stream_path(c, q->stream, &path) : 0;
     if (code)
         return code;
     int r = build(c, q, path, &m);
@@ -110,7 +180,7 @@ static int ask(struct vl_ctl *c, const struct question *q)
         r = sd_bus_message_read(reply, "oh", NULL, &fd);
     if (r >= 0)
         r = fd = dup(fd);
-    code = r < 0 ? vl_ctl_failed(c, q->stream, &e, r) : print_answer(c, fd);
+    code = r < 0 ? vl_ctl_failed(c, q->stream ? q->stream : "ask", &e, r) : print_answer(c, fd);
     free(path);
     sd_bus_error_free(&e);
     (void)sd_bus_message_unref(m);
@@ -118,10 +188,34 @@ static int ask(struct vl_ctl *c, const struct question *q)
     return code;
 }
 
+/* From what is left of the command line. */
+static int take_words(struct question *q, bool text_only, char **word, int n)
+{
+    bool no_stream = text_only || q->image.n > 0;
+    if (text_only && q->image.n > 0)
+        return vl_ctl_usage(&vl_verb_ask, "--text means without a picture");
+    if (no_stream ? n != 1 : n != 2)
+        return vl_ctl_usage(&vl_verb_ask, no_stream
+                                              ? "ask one question, in quotes"
+                                              : "name one stream and one question, the question in quotes");
+    q->text = word[n - 1];
+    if (!no_stream && !strcmp(word[0], "-")) {
+        q->image.item[q->image.n++] = "-";
+        no_stream = true;
+    }
+    if (no_stream && (q->since || q->until))
+        return vl_ctl_usage(&vl_verb_ask, "--since and --until are about a stream");
+    q->stream = no_stream ? NULL : word[0];
+    return 0;
+}
+
 static int run(struct vl_ctl *c, int argc, char **argv)
 {
     struct question q = {0};
+    bool text_only = false;
     const struct vl_opt opt[] = {
+        {"--image", VL_OPT_LIST, &q.image},
+        {"--text", VL_OPT_FLAG, &text_only},
         {"--since", VL_OPT_TIME, &q.since},
         {"--until", VL_OPT_TIME, &q.until},
         {"--max-tokens", VL_OPT_NUMBER, &q.max_tokens},
@@ -132,18 +226,26 @@ static int run(struct vl_ctl *c, int argc, char **argv)
     int n, code = vl_ctl_options(&vl_verb_ask, argc, argv, opt, &n);
     if (code)
         return code;
-    if (n != 2)
-        return vl_ctl_usage(&vl_verb_ask, "name one stream and one question, the question in quotes");
-    q.stream = argv[1];
-    q.text = argv[2];
-    code = vl_ctl_connect(c);
-    return code ? code : ask(c, &q);
+    if ((code = take_words(&q, text_only, argv + 1, n)))
+        return code;
+    code = open_images(&q);
+    if (!code)
+        code = vl_ctl_connect(c);
+    if (!code)
+        code = ask(c, &q);
+    for (unsigned i = 0; i < q.n_open; i++)
+        (void)close(q.image_fd[i]);
+    return code;
 }
 
 const struct vl_verb vl_verb_ask = {
     .name = "ask",
     .usage = "  vlmctl ask NAME \"QUESTION\" [--since T] [--until T] [--max-tokens N] [--deadline SPAN] "
-             "[--seed N]\n",
-    .help = "Asks about what the stream shows and has shown; a question never disturbs the captions.",
+             "[--seed N]\n"
+             "  vlmctl ask --image FILE [--image FILE ...] \"QUESTION\"   (JPEG, PNG, WebP; at most 8)\n"
+             "  vlmctl ask - \"QUESTION\"                       (a picture from standard input)\n"
+             "  vlmctl ask --text \"QUESTION\"                  (no picture, the model alone)\n",
+    .help =
+        "Asks about what a stream shows and has shown, which never disturbs its captions, or about pictures.",
     .run = run,
 };

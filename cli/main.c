@@ -148,6 +148,7 @@ int vl_ctl_stream_path(struct vl_ctl *c, const char *name, char **ret)
 static int read_value(const struct vl_verb *v, const struct vl_opt *o, const char *value)
 {
     char *end;
+    struct vl_opt_list *list;
     switch (o->kind) {
     case VL_OPT_TEXT:
         *(const char **)o->ret = value;
@@ -165,6 +166,12 @@ static int read_value(const struct vl_verb *v, const struct vl_opt *o, const cha
         *(uint64_t *)o->ret = strtoull(value, &end, 10);
         if (errno || end == value || *end || *value == '-')
             return vl_ctl_usage(v, "%s %s: not a whole number", o->name, value);
+        return 0;
+    case VL_OPT_LIST:
+        list = o->ret;
+        if (list->n == VL_OPT_LIST_MAX)
+            return vl_ctl_usage(v, "%s: at most %d of them", o->name, VL_OPT_LIST_MAX);
+        list->item[list->n++] = value;
         return 0;
     case VL_OPT_FLAG:
         break;

@@ -44,12 +44,18 @@ int vl_ctl_usage(const struct vl_verb *v, const char *fmt, ...) __attribute__((f
 /* The object path of a stream, by GetStream, so that a wrong name is the daemon's error with its hint. */
 int vl_ctl_stream_path(struct vl_ctl *c, const char *name, char **ret);
 
+/* An option that may be given several times. */
+enum { VL_OPT_LIST_MAX = 8 };
+struct vl_opt_list {
+    const char *item[VL_OPT_LIST_MAX];
+    unsigned n;
+};
 /* One option of a verb's table; ends with name NULL. */
 struct vl_opt {
     const char *name; /* "--every" */
-    enum vl_opt_kind { VL_OPT_FLAG, VL_OPT_TEXT, VL_OPT_SPAN, VL_OPT_TIME, VL_OPT_NUMBER } kind;
+    enum vl_opt_kind { VL_OPT_FLAG, VL_OPT_TEXT, VL_OPT_SPAN, VL_OPT_TIME, VL_OPT_NUMBER, VL_OPT_LIST } kind;
     void *ret; /* bool *, const char **, uint64_t * (microseconds), uint64_t * (epoch, microseconds), uint64_t
-                * */
+                * *, struct vl_opt_list * */
 };
 /* Reads options wherever they stand, moves what is left to the front of argv (after argv[0]) and returns
  * their number in *ret_n. "--" ends the options. */
