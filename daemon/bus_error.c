@@ -65,6 +65,8 @@ int vl_bus_error_from(sd_bus_error *e, int code, const struct vl_error *err)
         return sd_bus_error_set(e, VL_BUS_INVALID_OPTION, msg);
     case ENOSPC:
         return sd_bus_error_set(e, VL_BUS_OVER_BUDGET, msg);
+    case ENOTSUP:
+        return sd_bus_error_set(e, VL_BUS_NOT_SUPPORTED, msg);
     default:
         return sd_bus_error_set(e, SD_BUS_ERROR_FAILED, msg);
     }

@@ -8,9 +8,11 @@
 #include "daemon/config.h"
 #include "daemon/options.h"
 
+#include <fcntl.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define INTERFACE    VL_BUS_NAME ".Manager"
@@ -157,9 +159,16 @@ static int check_ranges(uint64_t since, uint64_t until, uint64_t deadline, uint3
     return 0;
 }
 
-/* path NULL: whichever it is. A question about a stream goes to the stream's model. */
-static int check_model(const struct vl_query_opts *o, const char *path, sd_bus_error *e)
+/* path NULL: whichever it is. A question about a stream goes to the stream's model, any other to the default.
+ */
+static int choose_model(struct vl_manager *m, struct vl_query_opts *o, const char *path, sd_bus_error *e)
 {
+    if (!o->model) {
+        o->model = path ? vl_manager_model_at(m, path) : m->default_model;
+        if (path && !o->model)
+            return sd_bus_error_setf(e, VL_BUS_NO_SUCH_MODEL, "there is no model %.200s", path);
+        return 0;
+    }
     if (!path || !strcmp(path, o->model->path))
         return 0;
     return vl_bus_error_setf(e, VL_BUS_INVALID_OPTION,
@@ -167,15 +176,16 @@ static int check_model(const struct vl_query_opts *o, const char *path, sd_bus_e
                              o->model->config->name);
 }
 
-static int read_options(sd_bus_message *call, uint64_t deadline, bool pipe, struct vl_query_opts *o,
+/* pipe: there is one, and so a format. */
+static int read_options(struct vl_manager *m, sd_bus_message *call, bool pipe, struct vl_query_opts *o,
                         sd_bus_error *e)
 {
     const char *priority = "normal", *format = "text", *model = NULL;
-    uint64_t since = 0, until = 0, seed = 0;
+    uint64_t since = 0, until = 0, seed = 0, deadline = pipe ? ask_deadline : ask_text_deadline;
     uint32_t max_tokens = DEFAULT_TOKENS;
     double temperature = 0;
     struct vl_option option[] = {
-        {"Since", 't', &since, false},
+        {"Since", 't', &since, false}, /* first two: of streams alone */
         {"Until", 't', &until, false},
         {"MaxTokens", 'u', &max_tokens, false},
         {"DeadlineUSec", 't', &deadline, false},
@@ -184,10 +194,11 @@ static int read_options(sd_bus_message *call, uint64_t deadline, bool pipe, stru
         {"Seed", 't', &seed, false},
         {"Token", 's', &o->token, false},
         {"Model", 'o', &model, false},
-        {"Format", 's', &format, false}, /* last: AskText does not have it */
+        {"Format", 's', &format, false}, /* last: what answers without a pipe does not have it */
     };
-    int r = vl_options_read(call, option, sizeof(option) / sizeof(*option) - (pipe ? 0 : 1), e);
-    if (r < 0 || (r = check_model(o, model, e)) < 0 || (r = set_priority(o, priority, e)) < 0 ||
+    const size_t skip = o->session ? 0 : 2, n = sizeof(option) / sizeof(*option) - skip - (pipe ? 0 : 1);
+    int r = vl_options_read(call, option + skip, n, e);
+    if (r < 0 || (r = choose_model(m, o, model, e)) < 0 || (r = set_priority(o, priority, e)) < 0 ||
         (r = check_ranges(since, until, deadline, max_tokens, temperature, e)) < 0)
         return r;
     o->jsonl = !strcmp(format, "jsonl");
@@ -209,16 +220,17 @@ static int read_ask(struct vl_manager *m, sd_bus_message *call, bool pipe, struc
     int r = vl_bus_check_caller(m, call, e);
     if (r < 0 || (r = read_streams(m, call, o, e)) < 0 || (r = read_question(call, &o->question, e)) < 0)
         return r;
-    return read_options(call, pipe ? ask_deadline : ask_text_deadline, pipe, o, e);
+    return read_options(m, call, pipe, o, e);
 }
 
-static int method_ask(sd_bus_message *call, void *user, sd_bus_error *e)
+/* With the object and the pipe of a query that has begun. */
+static int reply_query(struct vl_manager *m, sd_bus_message *call, const struct vl_query_opts *o,
+                       sd_bus_error *e)
 {
-    struct vl_query_opts o = {0};
     struct vl_query *q;
     vl_autofd reader = -1;
-    int r = read_ask(user, call, true, &o, e);
-    if (r < 0 || (r = vl_query_new(&q, user, call, &o, &reader, e)) < 0)
+    int r = vl_query_new(&q, m, call, o, &reader, e);
+    if (r < 0)
         return vl_bus_named(e, r);
     r = sd_bus_reply_method_return(call, "oh", q->path, reader);
     if (r < 0)
@@ -226,11 +238,102 @@ static int method_ask(sd_bus_message *call, void *user, sd_bus_error *e)
     return vl_bus_named(e, r);
 }
 
+static int method_ask(sd_bus_message *call, void *user, sd_bus_error *e)
+{
+    struct vl_query_opts o = {0};
+    int r = read_ask(user, call, true, &o, e);
+    return r < 0 ? vl_bus_named(e, r) : reply_query(user, call, &o, e);
+}
+
 static int method_ask_text(sd_bus_message *call, void *user, sd_bus_error *e)
 {
     struct vl_query_opts o = {0};
     struct vl_query *q;
     int r = read_ask(user, call, false, &o, e);
+    if (r < 0 || (r = vl_query_new(&q, user, call, &o, NULL, e)) < 0)
+        return vl_bus_named(e, r);
+    return 1; /* answered when it ends */
+}
+
+/* ---- questions about pictures, and about nothing but themselves ---- */
+
+/* What can be seen of a picture without reading a byte of it. */
+static int check_image(int fd, uint32_t i, sd_bus_error *e)
+{
+    struct stat st;
+    int flags = fcntl(fd, F_GETFL);
+    const char *why = NULL;
+    if (flags < 0 || fstat(fd, &st) < 0)
+        why = strerror(errno);
+    else if (!S_ISREG(st.st_mode) && !S_ISFIFO(st.st_mode))
+        why = "neither a regular file nor a pipe";
+    else if (flags & O_PATH || (flags & O_ACCMODE) == O_WRONLY)
+        why = "not open for reading";
+    if (why)
+        return sd_bus_error_setf(e, SD_BUS_ERROR_INVALID_ARGS, "image %u: %s", i + 1, why);
+    if (st.st_size > VL_LIMIT_IMAGE_BYTES)
+        return sd_bus_error_setf(e, VL_BUS_TOO_LARGE, "image %u: the file holds more than %d bytes", i + 1,
+                                 VL_LIMIT_IMAGE_BYTES);
+    return 0;
+}
+
+/* Descriptors stay the message's. */
+static int read_images(sd_bus_message *call, int fd[VL_LIMIT_IMAGES], uint32_t *ret_n, sd_bus_error *e)
+{
+    uint32_t n = 0;
+    int one, r = sd_bus_message_enter_container(call, 'a', "h");
+    while (r >= 0 && (r = sd_bus_message_read(call, "h", &one)) > 0) {
+        if (n == VL_LIMIT_IMAGES)
+            return sd_bus_error_setf(e, VL_BUS_TOO_LARGE, "a question is about at most %d images",
+                                     VL_LIMIT_IMAGES);
+        if ((r = check_image(one, n, e)) < 0)
+            return r;
+        fd[n++] = one;
+    }
+    if (r >= 0)
+        r = sd_bus_message_exit_container(call);
+    *ret_n = n;
+    return r;
+}
+
+static int check_eyes(const struct vl_manager *m, const struct vl_daemon_model *d, sd_bus_error *e)
+{
+    if (access(m->config->ingest_program, X_OK) < 0)
+        return sd_bus_error_setf(e, VL_BUS_SOURCE_UNAVAILABLE, "%s: %s", m->config->ingest_program,
+                                 strerror(errno));
+    if (d && !vl_daemon_model_sees(d))
+        return sd_bus_error_setf(e, VL_BUS_NOT_SUPPORTED,
+                                 "model '%s' has no eyes for pictures: it needs a projector (--mmproj)",
+                                 d->config->name);
+    return 0;
+}
+
+static int read_ask_image(struct vl_manager *m, sd_bus_message *call, bool pipe, int fd[VL_LIMIT_IMAGES],
+                          struct vl_query_opts *o, sd_bus_error *e)
+{
+    int r = vl_bus_check_caller(m, call, e);
+    o->image_fd = fd;
+    if (r < 0 || (r = read_images(call, fd, &o->n_images, e)) < 0 ||
+        (r = read_question(call, &o->question, e)) < 0 || (r = read_options(m, call, pipe, o, e)) < 0 ||
+        (o->n_images && (r = check_eyes(m, o->model, e)) < 0))
+        return r;
+    return vl_daemon_model_want(m, o->model, e);
+}
+
+static int method_ask_image(sd_bus_message *call, void *user, sd_bus_error *e)
+{
+    struct vl_query_opts o = {0};
+    int fd[VL_LIMIT_IMAGES];
+    int r = read_ask_image(user, call, true, fd, &o, e);
+    return r < 0 ? vl_bus_named(e, r) : reply_query(user, call, &o, e);
+}
+
+static int method_ask_image_text(sd_bus_message *call, void *user, sd_bus_error *e)
+{
+    struct vl_query_opts o = {0};
+    struct vl_query *q;
+    int fd[VL_LIMIT_IMAGES];
+    int r = read_ask_image(user, call, false, fd, &o, e);
     if (r < 0 || (r = vl_query_new(&q, user, call, &o, NULL, e)) < 0)
         return vl_bus_named(e, r);
     return 1; /* answered when it ends */
@@ -263,12 +366,28 @@ static int get_version(sd_bus *bus, const char *path, const char *interface, con
     return sd_bus_message_append(reply, "s", VLMD_VERSION);
 }
 
+static const char *const features[] = {
+    "captions",    "questions", "source:test",
+#if VLMD_HAVE_FILES
+    "source:file",
+#endif
+#ifdef VL_HAVE_JPEG
+    "image:jpeg",
+#endif
+#ifdef VL_HAVE_PNG
+    "image:png",
+#endif
+#ifdef VL_HAVE_WEBP
+    "image:webp",
+#endif
+    NULL,
+};
+
 static int get_features(sd_bus *bus, const char *path, const char *interface, const char *property,
                         sd_bus_message *reply, void *user, sd_bus_error *e)
 {
     (void)bus, (void)path, (void)interface, (void)property, (void)user, (void)e;
-    return sd_bus_message_append(reply, "as", 3 + VLMD_HAVE_FILES, "captions", "questions", "source:test",
-                                 "source:file");
+    return sd_bus_message_append_strv(reply, (char **)(uintptr_t)features);
 }
 
 static int get_backend(sd_bus *bus, const char *path, const char *interface, const char *property,
@@ -338,6 +457,10 @@ static const sd_bus_vtable vtable[] = {
                             SD_BUS_RESULT("o", query, "h", tokens), method_ask, SD_BUS_VTABLE_UNPRIVILEGED),
     SD_BUS_METHOD_WITH_ARGS("AskText", SD_BUS_ARGS("ao", streams, "s", question, "a{sv}", options),
                             SD_BUS_RESULT("s", answer, "a{sv}", details), method_ask_text, SD_BUS_VTABLE_UNPRIVILEGED),
+    SD_BUS_METHOD_WITH_ARGS("AskImage", SD_BUS_ARGS("ah", images, "s", question, "a{sv}", options),
+                            SD_BUS_RESULT("o", query, "h", tokens), method_ask_image, SD_BUS_VTABLE_UNPRIVILEGED),
+    SD_BUS_METHOD_WITH_ARGS("AskImageText", SD_BUS_ARGS("ah", images, "s", question, "a{sv}", options),
+                            SD_BUS_RESULT("s", answer, "a{sv}", details), method_ask_image_text, SD_BUS_VTABLE_UNPRIVILEGED),
     SD_BUS_METHOD_WITH_ARGS("SetDefaultModel", SD_BUS_ARGS("o", model), SD_BUS_NO_RESULT, method_set_default_model,
                             SD_BUS_VTABLE_UNPRIVILEGED),
     SD_BUS_PROPERTY("Version", "s", get_version, 0, SD_BUS_VTABLE_PROPERTY_CONST),

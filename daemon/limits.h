@@ -22,11 +22,15 @@ enum {
     VL_LIMIT_QUESTION_BYTES = 16 << 10, /* what the engine takes at most */
     VL_LIMIT_PIPE_BYTES = 256 << 10,    /* a reader may be this far behind, beside the kernel's own 64 KiB */
     VL_LIMIT_ANSWER_BYTES = 256 << 10,  /* of AskText, whose answer waits in our memory */
-    VL_LIMIT_INSTRUCTION_BYTES = 4 << 10, /* it is pinned in the window */
-    VL_LIMIT_CAPTIONS = 512,              /* remembered of one stream */
-    VL_LIMIT_QUERIES_KEPT = 256,          /* finished, not yet forgotten */
-    VL_LIMIT_ALL_STREAMS = 64,            /* the most that MaxStreams= may say */
-    VL_LIMIT_ALL_QUERIES = 64,            /* the most that MaxQueries= may say */
+    VL_LIMIT_INSTRUCTION_BYTES = 4 << 10,  /* it is pinned in the window */
+    VL_LIMIT_CAPTIONS = 512,               /* remembered of one stream */
+    VL_LIMIT_QUERIES_KEPT = 256,           /* finished, not yet forgotten */
+    VL_LIMIT_IMAGES = 8,                   /* of one question: what the engine takes at most */
+    VL_LIMIT_IMAGE_BYTES = 64 << 20,       /* of a file; its child reads no more either */
+    VL_LIMIT_IMAGE_READERS = 2,            /* children that read pictures at once */
+    VL_LIMIT_IMAGE_HELD_BYTES = 256 << 20, /* of decoded pictures; over it one question after the other */
+    VL_LIMIT_ALL_STREAMS = 64,             /* the most that MaxStreams= may say */
+    VL_LIMIT_ALL_QUERIES = 64,             /* the most that MaxQueries= may say */
 };
 
 struct vl_limits;

@@ -12,6 +12,7 @@
 #include "daemon/bus.h"
 #include "daemon/bus_error.h"
 #include "daemon/config.h"
+#include "daemon/images.h"
 #include "daemon/model.h"
 
 #include <fcntl.h>
@@ -281,6 +282,8 @@ int vl_manager_new(struct vl_manager **ret, sd_event *event, sd_bus *bus, const 
     if (r >= 0)
         r = vl_children_new(&m->children, event);
     if (r >= 0)
+        r = vl_image_queue_new(&m->images, event, m->children, config->ingest_program);
+    if (r >= 0)
         r = sd_event_add_time(event, &m->emit, CLOCK_MONOTONIC, 0, 10000, on_emit, m);
     if (r >= 0)
         r = sd_event_source_set_enabled(m->emit, SD_EVENT_OFF);
@@ -398,6 +401,7 @@ struct vl_manager *vl_manager_unref(struct vl_manager *m)
     for (size_t i = 0; i < sizeof(m->slot) / sizeof(*m->slot); i++)
         (void)sd_bus_slot_unref(m->slot[i]);
     (void)sd_event_source_disable_unref(m->emit);
+    (void)vl_image_queue_unref(m->images);
     (void)vl_children_unref(m->children);
     (void)vl_access_unref(m->access);
     (void)vl_limits_unref(m->limits);

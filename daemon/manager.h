@@ -17,6 +17,7 @@
 
 struct vl_access;
 struct vl_config;
+struct vl_image_queue;
 struct vl_stream;
 struct vl_query;
 struct vl_daemon_model;
@@ -43,6 +44,7 @@ struct vl_manager {
     struct vl_limits *limits;
     struct vl_access *access; /* who may call what */
     struct vl_children *children;
+    struct vl_image_queue *images;                  /* pictures of questions, on their way to be frames */
     struct vl_daemon_model *models, *default_model; /* NULL: none */
     struct vl_leaving *leaving;
     struct vl_stream *streams;

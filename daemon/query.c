@@ -12,6 +12,7 @@
 #include "daemon/bus.h"
 #include "daemon/bus_error.h"
 #include "daemon/config.h"
+#include "daemon/images.h"
 #include "daemon/model.h"
 #include "daemon/stream.h"
 
@@ -115,6 +116,7 @@ static void finish(struct vl_query *q, const struct vl_query_end *end)
     q->state = VL_QUERY_FINISHED;
     vl_limits_give(q->m->limits, VL_LIMIT_QUERIES, q->client->uid);
     q->client->n_queries--;
+    q->images = vl_images_unref(q->images);
     close_pipe(q, end);
     answer_call(q, end);
     if (!q->client->gone)
@@ -132,7 +134,7 @@ void vl_query_finish(struct vl_query *q, const char *status, const char *error, 
 
 static void cancel_turn(struct vl_query *q)
 {
-    if (q->model->engine)
+    if (q->model->engine && q->turn)                       /* while pictures are read there is none */
         (void)vl_engine_cancel(q->model->engine, q->turn); /* too late is no error */
 }
 
@@ -264,6 +266,16 @@ static void nothing_seen(struct vl_query *q, const struct vl_event *ev)
     finish(q, &end);
 }
 
+/* The engine counts since it was asked, the caller since he asked. */
+static struct vl_turn_stats stats_of(const struct vl_query *q, const struct vl_event *ev)
+{
+    struct vl_turn_stats s = ev->turn_stats;
+    s.queued_ns += q->read_ns;
+    s.total_ns += q->read_ns;
+    s.first_token_ns += s.first_token_ns ? q->read_ns : 0;
+    return s;
+}
+
 static void failed(struct vl_query *q, const struct vl_event *ev)
 {
     sd_bus_error e = SD_BUS_ERROR_NULL;
@@ -273,7 +285,7 @@ static void failed(struct vl_query *q, const struct vl_event *ev)
     else
         (void)vl_bus_error_from(&e, code, &ev->error);
     struct vl_query_end end = {
-        .status = "failed", .error = e.name, .message = e.message, .stats = ev->turn_stats};
+        .status = "failed", .error = e.name, .message = e.message, .stats = stats_of(q, ev)};
     finish(q, &end);
     sd_bus_error_free(&e);
 }
@@ -285,7 +297,7 @@ static void note_time(struct vl_manager *m, int64_t total_ns)
 
 static void on_done(struct vl_query *q, const struct vl_event *ev)
 {
-    struct vl_query_end end = {.stats = ev->turn_stats};
+    struct vl_query_end end = {.stats = stats_of(q, ev)};
     switch (ev->status) {
     case VL_TURN_OK:
         note_time(q->m, ev->turn_stats.total_ns);
@@ -297,7 +309,7 @@ static void on_done(struct vl_query *q, const struct vl_event *ev)
         end.message = "cancelled";
         break;
     case VL_TURN_DEADLINE:
-        late(q, &ev->turn_stats);
+        late(q, &end.stats);
         return;
     case VL_TURN_NOTHING_SEEN:
         nothing_seen(q, ev);
@@ -376,14 +388,69 @@ static int ask(struct vl_query *q, const struct vl_query_opts *o, sd_bus_error *
         .text = o->question,
         .since_ns = o->since_ns,
         .until_ns = o->until_ns,
-        .deadline_ns = vl_clock_monotonic_ns() + o->deadline_ns,
+        .deadline_ns = q->deadline_ns,
         .priority = o->priority,
         .sampling = o->sampling,
     };
+    if (q->images)
+        a.image = vl_images_frames(q->images, &a.n_images);
     int r = vl_engine_ask(q->model->engine, &a, &q->turn, &err);
     if (r == VL_ENGINE_BUSY)
         return busy(q->m, "the engine's queue is full", e);
     return r < 0 ? vl_bus_error_from(e, r, &err) : 0;
+}
+
+/* ---- pictures ---- */
+
+static const char *image_error(int code)
+{
+    switch (-code) {
+    case EMSGSIZE:
+        return VL_BUS_TOO_LARGE;
+    case ENOTSUP:
+        return VL_BUS_NOT_SUPPORTED;
+    case EBADMSG:
+    case EINVAL:
+        return SD_BUS_ERROR_INVALID_ARGS;
+    case ETIMEDOUT:
+        return VL_BUS_DEADLINE_EXCEEDED;
+    case ENOMEM:
+        return VL_BUS_NO_MEMORY;
+    case EAGAIN:
+    case EMFILE:
+    case ENFILE:
+        return VL_BUS_NO_RESOURCES;
+    default:
+        return VL_BUS_SOURCE_UNAVAILABLE;
+    }
+}
+
+static void on_images(void *user, const struct vl_error *err)
+{
+    struct vl_query *q = user;
+    sd_bus_error e = SD_BUS_ERROR_NULL;
+    q->read_ns = vl_clock_monotonic_ns() - (q->deadline_ns - q->asks->deadline_ns);
+    if (q->m->state == VL_MANAGER_STOPPING)
+        vl_query_finish(q, "cancelled", VL_BUS_CANCELLED, "the daemon is stopping");
+    else if (err)
+        vl_query_finish(q, "failed", image_error(err->code), err->msg);
+    else if (ask(q, q->asks, &e) < 0)
+        vl_query_finish(q, "failed", e.name, e.message);
+    sd_bus_error_free(&e);
+}
+
+/* The engine is asked once they are read; until then the query is queued. */
+static int read_images(struct vl_query *q, const struct vl_query_opts *o, sd_bus_error *e)
+{
+    q->asks = calloc(1, sizeof(*q->asks) + strlen(o->question) + 1);
+    if (!q->asks)
+        return vl_bus_error_from(e, -ENOMEM, NULL);
+    *q->asks = *o;
+    q->asks->question = strcpy((char *)(q->asks + 1), o->question);
+    q->asks->token = NULL; /* borrowed, and not needed again */
+    q->asks->image_fd = NULL;
+    int r = vl_images_new(&q->images, q->m->images, q->client->uid, o->image_fd, o->n_images, on_images, q);
+    return r < 0 ? vl_bus_error_from(e, r, NULL) : 0;
 }
 
 static int build(struct vl_query *q, sd_bus_message *call, const struct vl_query_opts *o, int *ret_fd,
@@ -400,8 +467,9 @@ static int build(struct vl_query *q, sd_bus_message *call, const struct vl_query
     } else {
         q->call = sd_bus_message_ref(call);
     }
+    q->deadline_ns = vl_clock_monotonic_ns() + o->deadline_ns;
     r = set_timer(q, (uint64_t)((o->deadline_ns + DEADLINE_GRACE_NS) / VL_NSEC_PER_USEC));
-    if (r < 0 || (r = ask(q, o, e)) < 0)
+    if (r < 0 || (r = o->n_images ? read_images(q, o, e) : ask(q, o, e)) < 0)
         return r;
     if (ret_fd)
         *ret_fd = vl_steal_fd(&reader);
@@ -415,6 +483,8 @@ static void query_free(struct vl_query *q)
         at = &(*at)->next;
     if (*at)
         *at = q->next;
+    (void)vl_images_unref(q->images);
+    free(q->asks);
     (void)vl_reply_pipe_unref(q->pipe);
     (void)sd_bus_message_unref(q->call);
     (void)sd_event_source_disable_unref(q->timer);

@@ -18,17 +18,24 @@ struct vl_query {
     uint64_t turn; /* of the model's engine */
     enum vl_query_state state;
     bool jsonl;
+    struct vl_images *images; /* of AskImage: being read, then the engine's to look at */
+    struct vl_query_opts
+        *asks; /* what the engine is asked once they are read; with its own copy of question */
     struct vl_reply_pipe *pipe; /* Ask */
     sd_bus_message *call;       /* AskText: the call that waits */
     char *answer;               /* of AskText */
     size_t n_answer;
+    int64_t deadline_ns;    /* CLOCK_MONOTONIC */
+    int64_t read_ns;        /* how long its pictures took to be read */
     sd_event_source *timer; /* deadline while it runs, then when to forget it */
 };
 
-/* What Ask and AskText have in common. Strings are borrowed for the call. */
+/* What all four ways to ask have in common. Strings are borrowed for the call. */
 struct vl_query_opts {
     struct vl_daemon_model *model; /* it was wanted: there is an engine */
-    uint64_t session;
+    uint64_t session;              /* 0: none, the images or the text alone */
+    const int *image_fd;           /* [n_images], borrowed for the call */
+    uint32_t n_images;
     const char *question, *token; /* token NULL: one is made up */
     int64_t since_ns, until_ns, deadline_ns /* a duration */;
     uint32_t max_tokens;
@@ -36,8 +43,8 @@ struct vl_query_opts {
     bool jsonl;
     struct vl_sampling sampling;
 };
-/* ret_fd NULL: call is answered when the query ends (AskText); else the caller of this owns *ret_fd. Negative
- * is what a method handler returns. */
+/* ret_fd NULL: call is answered when the query ends (the methods that end in Text); else the caller of this
+ * owns *ret_fd. Negative is what a method handler returns. */
 int vl_query_new(struct vl_query **ret, struct vl_manager *m, sd_bus_message *call,
                  const struct vl_query_opts *o, int *ret_fd, sd_bus_error *e);
 void vl_query_event(struct vl_query *q, const struct vl_event *ev);

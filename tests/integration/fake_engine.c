@@ -7,7 +7,10 @@
  *
  * model     "ok", "missing" (-ENOENT), "corrupt" (-EBADMSG), "loading" (for ever, its memory is never
  * granted), "slow" (its weights take a second), "truncated" (they end half-way: -EIO), "stuck" (its heartbeat
- * stops) question  "echo ...", "flood" (1 KiB pieces without end), "hang", "nothing" (NothingSeen), "fail"
+ * stops)
+ *
+ * question  "echo ...", "look" (the sizes and first pixels of the pictures it came with), "flood" (1 KiB
+ * pieces without end), "hang", "nothing" (NothingSeen), "fail"
  *
  * Every model takes a MiB. Every frame is seen and gets a caption of its number.
  */
@@ -35,7 +38,7 @@ struct session {
 struct turn {
     uint64_t id, session;
     bool waits; /* for the model */
-    char text[64];
+    char text[64], seen[256];
 };
 struct vl_engine {
     int fd;
@@ -232,7 +235,10 @@ static void answer(struct vl_engine *e, struct turn *t)
 {
     struct vl_event ev = {.type = VL_EVENT_TEXT, .turn = t->id, .session = t->session};
     t->waits = false;
-    if (!strncmp(t->text, "echo ", 5)) {
+    if (!strcmp(t->text, "look")) {
+        put(e, &ev, t->seen);
+        end_turn(e, t, VL_TURN_OK);
+    } else if (!strncmp(t->text, "echo ", 5)) {
         put(e, &ev, t->text + 5);
         end_turn(e, t, VL_TURN_OK);
     } else if (!strcmp(t->text, "nothing")) {
@@ -249,6 +255,17 @@ static void answer_all(struct vl_engine *e)
             answer(e, &e->turn[i]);
 }
 
+/* "640x480#ffffff 1x1#000000 ". */
+static void look_at(struct turn *t, const struct vl_ask *q)
+{
+    for (uint32_t i = 0; i < q->n_images; i++) {
+        const struct vl_frame *f = q->image[i];
+        size_t n = strlen(t->seen);
+        (void)snprintf(t->seen + n, sizeof(t->seen) - n, "%ux%u#%02x%02x%02x ", f->width, f->height,
+                       f->plane[0][0], f->plane[0][1], f->plane[0][2]);
+    }
+}
+
 int vl_engine_ask(struct vl_engine *e, const struct vl_ask *q, uint64_t *ret_turn, struct vl_error *err)
 {
     struct turn *t = e->turn;
@@ -259,6 +276,7 @@ int vl_engine_ask(struct vl_engine *e, const struct vl_ask *q, uint64_t *ret_tur
         return VL_ENGINE_BUSY;
     *t = (struct turn){.id = e->next_id++, .session = q->session, .waits = true};
     (void)snprintf(t->text, sizeof(t->text), "%s", q->text);
+    look_at(t, q);
     *ret_turn = t->id;
     (void)eventfd_write(e->fd, 1);
     return 0;
@@ -318,6 +336,7 @@ int vl_engine_get_info(const struct vl_engine *e, struct vl_engine_info *ret)
                                    .kernels = "fake",
                                    .context_tokens = 4096,
                                    .tokens_per_frame = e->sees ? 4 : 0,
+                                   .max_image_tokens = e->sees ? 64 : 0,
                                    .weight_bytes = BYTES,
                                    .default_window_frames = 8};
     return 0;

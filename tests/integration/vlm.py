@@ -173,6 +173,15 @@ class Client:
         answer, details = self.manager("AskText", "aosa{sv}", [stream], question, options, timeout=timeout)
         return answer, {k: v[1] for k, v in details.items()}
 
+    def ask_image(self, images, question, **options):
+        """images: files or descriptors. → query path, file of the pipe's read end."""
+        query, fd = self.manager("AskImage", "ahsa{sv}", images, question, options)
+        return query, os.fdopen(fd.to_raw_fd(), "rb", buffering=0)
+
+    def ask_image_text(self, images, question, timeout=TIMEOUT + 5, **options):
+        answer, details = self.manager("AskImageText", "ahsa{sv}", images, question, options, timeout=timeout)
+        return answer, {k: v[1] for k, v in details.items()}
+
     def open_captions(self, stream, fmt, **options):
         fd = self.call(stream, NAME + ".Captions", "Open", "sa{sv}", fmt, options)
         return os.fdopen(fd.to_raw_fd(), "rb", buffering=0)
