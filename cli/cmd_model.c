@@ -2,6 +2,7 @@
 /* Copyright vlmd contributors */
 /* vlmctl model: which models there are, and which of them is in memory. A sub-verb is a function and a row of
  * the table at the end. */
+#include "cli/exec.h"
 #include "cli/value.h"
 #include "cli/vlmctl.h"
 
@@ -173,6 +174,12 @@ static int cmd_default(struct vl_ctl *c, int argc, char **argv)
     return code;
 }
 
+/* Needs no daemon: a program of its own reads the files, with our rights. */
+static int cmd_check(struct vl_ctl *c, int argc, char **argv)
+{
+    return vl_ctl_exec_vlmd(c, "check", argc, argv);
+}
+
 /* ---- the verb ---- */
 
 static const struct sub {
@@ -180,7 +187,7 @@ static const struct sub {
     int (*run)(struct vl_ctl *c, int argc, char **argv);
 } subs[] = {
     {"list", cmd_list},     {"show", cmd_show},       {"load", cmd_load},
-    {"unload", cmd_unload}, {"default", cmd_default},
+    {"unload", cmd_unload}, {"default", cmd_default}, {"check", cmd_check},
 };
 
 static int run(struct vl_ctl *c, int argc, char **argv)
@@ -198,7 +205,8 @@ const struct vl_verb vl_verb_model = {
              "  vlmctl model show NAME\n"
              "  vlmctl model load NAME\n"
              "  vlmctl model unload NAME [--force]\n"
-             "  vlmctl model default NAME\n",
+             "  vlmctl model default NAME\n"
+             "  vlmctl model check F.gguf [MMPROJ.gguf]\n",
     .help =
         "Models: which there are, and which is in memory. An interrupted load goes on in the daemon; "
         "unload --force\n    also ends the streams and questions that use it; default is for questions and "

@@ -22,7 +22,8 @@
 
 enum { EXIT_USAGE = 64, EXIT_CONFIG = 78 };
 
-static const struct vl_subcommand *const commands[] = {&vl_subcommand_run, NULL};
+static const struct vl_subcommand *const commands[] = {&vl_subcommand_run, &vl_subcommand_check,
+                                                       &vl_subcommand_plan, NULL};
 
 struct args {
     struct vl_config_from from;

@@ -10,7 +10,7 @@ struct vl_subcommand {
     const char *name, *help; /* help: one line */
     int (*run)(int argc, char **argv);
 };
-extern const struct vl_subcommand vl_subcommand_run;
+extern const struct vl_subcommand vl_subcommand_run, vl_subcommand_check, vl_subcommand_plan;
 
 /* Exit codes of all of them: people and scripts call them, not systemd. */
 enum {

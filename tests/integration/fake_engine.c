@@ -17,6 +17,7 @@
 #include "base/clock.h"
 #include "base/queue.h"
 #include "engine/engine.h"
+#include "engine/inspect.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -373,4 +374,17 @@ struct vl_engine *vl_engine_unref(struct vl_engine *e)
     (void)close(e->fd);
     free(e);
     return NULL;
+}
+
+/* Of the subcommands, which link with this engine and are not tried with it. */
+int vl_inspect(const struct vl_engine_opts *o, const struct vl_inspect_out *out, struct vl_error *err)
+{
+    (void)o, (void)out;
+    return vl_error_set(err, -ENOTSUP, "there is no model in here");
+}
+
+int vl_plan(struct vl_plan *ret, const struct vl_engine_opts *o, struct vl_error *err)
+{
+    (void)ret, (void)o;
+    return vl_error_set(err, -ENOTSUP, "there is no model in here");
 }

@@ -295,6 +295,49 @@ class Wrong(Case):
         self.says(78, r"vlmd\.conf:2: Workers=", FAST, *TINY)
 
 
+class Check(Case):
+    def test_a_pair_that_can_be_used(self):
+        out, err = self.run_vlmd(TINY[1], TINY[3], word="check")
+        self.assertRegex(out, r"(?m)^text$")
+        self.assertEqual((out.splitlines()[-1], err), ("usable", ""))
+        out, _ = self.run_vlmd(TINY[1], TINY[3], "--json", word="check")
+        got = json.loads(out)
+        self.assertTrue(got["usable"])
+        self.assertEqual({frozenset(f) for f in got["findings"]}, {frozenset(("section", "key", "value"))})
+        out, _ = self.run_vlmd("check", TINY[1], TINY[3], word="model", program=VLMCTL)
+        self.assertEqual(out.splitlines()[-1], "usable")
+
+    def test_text_alone(self):
+        out, _ = self.run_vlmd(TINY[1], word="check")
+        self.assertIn("text alone", out.splitlines()[-1])
+
+    def test_one_that_cannot(self):
+        out, _ = self.run_vlmd(TINY[3], TINY[1], word="check", rc=1)
+        self.assertRegex(out.splitlines()[-1], "^not usable: .*swapped")
+        out, _ = self.run_vlmd(TINY[3], TINY[1], "--json", word="check", rc=1)
+        self.assertFalse(json.loads(out)["usable"])
+        self.assertIn("swapped", json.loads(out)["error"])
+        self.run_vlmd(word="check", rc=2)
+
+
+class Plan(Case):
+    def test_bytes_and_times(self):
+        out, _ = self.run_vlmd(*TINY, "--streams", "3", "--questions", "2", "--json", word="plan")
+        p = json.loads(out)
+        self.assertEqual(p["total_bytes"], p["weight_bytes"] + p["scratch_bytes"] + p["pool_bytes"])
+        self.assertGreaterEqual(p["pool_bytes"], 3 * p["stream_bytes"] + 2 * p["question_bytes"])
+        self.assertTrue(all(p[k] > 0 for k in ("encode_usec", "prefill_usec", "token_usec", "tokens_per_frame")), p)
+        out, err = self.run_vlmd(*TINY, "--streams", "3", word="plan", program=VLMCTL)
+        self.assertRegex(out, r"(?m)^  3 streams: [0-9.e+]+ looks a second each")
+        self.assertEqual(err, "")
+
+    def test_wrong(self):
+        _, err = self.run_vlmd("--model", "/nowhere.gguf", word="plan", rc=1)
+        self.assertIn("No such file", err)
+        for args in (["--streams", "0"], ["--streams", "1000"], ["x"], ["--mmproj", "x"]):
+            self.run_vlmd(*args, word="plan", rc=2)
+
+
 class Vlmctl(Case):
     def test_completion(self):
         script, _ = self.run_vlmd("bash", program=VLMCTL, word="completion")
