@@ -12,14 +12,22 @@ enum vl_dtype {
     VL_DTYPE_COUNT
 };
 
-/* How a tensor lies. Stored formats are many, packed layouts are few; only a backend reads a packed tensor.
- * kernels/layout.h has the bytes of the packed ones. */
+/* How a tensor lies. Stored formats are many, packed layouts few; only a backend reads a packed tensor. The
+ * block layouts are a family: 8 or 4 bits for an element; one f16 scale for 32 elements, or small whole
+ * scales for 32 or 16 elements times one f16 for 256 (SUPER); with a minimum (M) or without. kernels/layout.h
+ * has the bytes. */
 enum vl_layout {
     VL_LAYOUT_ROWS, /* as the dtype says: activations and stored tensors; never a matmul's weight */
     VL_LAYOUT_F32,
     VL_LAYOUT_F16,
     VL_LAYOUT_BF16,
-    VL_LAYOUT_I8_BLOCK, /* 32 elements to a scale */
+    VL_LAYOUT_I8_BLOCK,
+    VL_LAYOUT_I4_BLOCK,
+    VL_LAYOUT_I8M_BLOCK,
+    VL_LAYOUT_I4M_BLOCK,
+    VL_LAYOUT_I8_SUPER,
+    VL_LAYOUT_I8M_SUPER,
+    VL_LAYOUT_I4M_SUPER,
     VL_LAYOUT_COUNT
 };
 

@@ -5,19 +5,52 @@
 #include "kernels/layout.h"
 #include "kernels/quant/quant.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <string.h>
 
-static size_t element_bytes(enum vl_layout layout)
+static const struct vl_layout_info layouts[VL_LAYOUT_COUNT] = {
+    [VL_LAYOUT_F32] = {"f32", 32, 0, 0, 1, false},
+    [VL_LAYOUT_F16] = {"f16", 16, 0, 0, 1, false},
+    [VL_LAYOUT_BF16] = {"bf16", 16, 0, 0, 1, false},
+    [VL_LAYOUT_I8_BLOCK] = {"i8", 8, 0, 1, 32, false},
+    [VL_LAYOUT_I4_BLOCK] = {"i4", 4, VL_I4_ZERO, 1, 32, false},
+    [VL_LAYOUT_I8M_BLOCK] = {"i8m", 8, 0, 1, 32, true},
+    [VL_LAYOUT_I4M_BLOCK] = {"i4m", 4, 0, 1, 32, true},
+    [VL_LAYOUT_I8_SUPER] = {"i8s", 8, 0, 16, 16, false},
+    [VL_LAYOUT_I8M_SUPER] = {"i8ms", 8, 0, 8, 32, true},
+    [VL_LAYOUT_I4M_SUPER] = {"i4ms", 4, 0, 8, 32, true},
+};
+
+const struct vl_layout_info *vl_layout_info(enum vl_layout layout)
 {
-    return layout == VL_LAYOUT_F32 ? 4 : 2;
+    return &layouts[layout];
+}
+
+/* The bytes of n elements of 16 outputs, of what stands ahead of a block, and of what stands ahead of the
+ * elements of each of its scales. */
+static size_t code_bytes(const struct vl_layout_info *f, size_t n)
+{
+    return n * VL_PANEL * f->bits / 8;
+}
+
+static size_t head_bytes(const struct vl_layout_info *f)
+{
+    return f->n_scales == 0 ? 0 : f->has_min ? 4 * VL_PANEL : 2 * VL_PANEL;
+}
+
+static size_t group_head_bytes(const struct vl_layout_info *f)
+{
+    return f->n_scales <= 1 ? 0 : f->has_min ? 2 * VL_PANEL : VL_PANEL;
 }
 
 size_t vl_layout_panel_bytes(enum vl_layout layout, size_t k)
 {
-    if (layout == VL_LAYOUT_I8_BLOCK)
-        return k / VL_I8_LEN * VL_I8_BYTES;
-    return k * VL_PANEL * element_bytes(layout);
+    const struct vl_layout_info *f = &layouts[layout];
+    if (f->n_scales == 0)
+        return code_bytes(f, k);
+    size_t len = (size_t)f->len * f->n_scales;
+    return k / len * (head_bytes(f) + f->n_scales * group_head_bytes(f) + code_bytes(f, len));
 }
 
 int vl_layout_size(const struct vl_tensor *stored, size_t *ret)
@@ -53,30 +86,49 @@ static void pack_elements(char *dst, const char *const *row, size_t n, size_t k,
         }
 }
 
-static void pack_i8(char *dst, const char *const *row, size_t n, size_t k, const struct vl_dtype_info *f)
+static void put_codes(char *dst, const int8_t *q, size_t j, const struct vl_layout_info *f)
 {
-    struct vl_block b;
-    memset(dst, 0, vl_layout_panel_bytes(VL_LAYOUT_I8_BLOCK, k));
-    for (size_t at = 0; at < k / VL_I8_LEN; at++, dst += VL_I8_BYTES)
-        for (size_t j = 0; j < n; j++) {
-            f->split(&b, row[j] + at * f->block_bytes);
-            memcpy(dst + 2 * j, &b.d, 2);
-            for (size_t i = 0; i < VL_I8_LEN; i++)
-                dst[2 * VL_PANEL + i * VL_PANEL + j] = (char)b.q[i];
-        }
+    if (f->bits == 8)
+        for (size_t i = 0; i < f->len; i++)
+            dst[i * VL_PANEL + j] = (char)q[i];
+    else
+        for (size_t i = 0; i < f->len; i += 2)
+            dst[i / 2 * VL_PANEL + j] = (char)((q[i] + f->zero) | (q[i + 1] + f->zero) << 4);
 }
 
-/* Formats without a layout of their own. */
-static void pack_f32(char *dst, const char *const *row, size_t n, size_t k, const struct vl_dtype_info *f)
+/* Output j of the block at dst. */
+static void put_block(char *dst, const struct vl_block *b, size_t j, const struct vl_layout_info *f)
 {
-    float v[VL_BLOCK_MAX_LEN];
-    memset(dst, 0, vl_layout_panel_bytes(VL_LAYOUT_F32, k));
-    for (size_t at = 0; at < k / f->block_len; at++)
-        for (size_t j = 0; j < n; j++) {
-            f->unpack_row(v, row[j] + at * f->block_bytes, f->block_len);
-            for (size_t i = 0; i < f->block_len; i++)
-                memcpy(dst + ((at * f->block_len + i) * VL_PANEL + j) * sizeof(*v), v + i, sizeof(*v));
+    memcpy(dst + 2 * j, &b->d, 2);
+    if (f->has_min)
+        memcpy(dst + 2 * VL_PANEL + 2 * j, &b->m, 2);
+    dst += head_bytes(f);
+    for (size_t s = 0; s < f->n_scales; s++) {
+        if (f->n_scales > 1) {
+            dst[j] = (char)b->scale[s];
+            if (f->has_min)
+                dst[VL_PANEL + j] = (char)b->min[s];
         }
+        dst += group_head_bytes(f);
+        put_codes(dst, b->q + s * f->len, j, f);
+        dst += code_bytes(f, f->len);
+    }
+}
+
+static void pack_blocks(char *dst, const char *const *row, size_t n, size_t k, const struct vl_dtype_info *t)
+{
+    const struct vl_layout_info *f = &layouts[t->packs_to];
+    size_t bytes = vl_layout_panel_bytes(t->packs_to, t->block_len);
+    struct vl_block b;
+    for (size_t at = 0; at < k / t->block_len; at++, dst += bytes) {
+        if (n < VL_PANEL)
+            memset(dst, 0, bytes);
+        for (size_t j = 0; j < n; j++) {
+            t->split(&b, row[j] + at * t->block_bytes);
+            assert(b.n == (uint32_t)f->len * f->n_scales && b.len == f->len);
+            put_block(dst, &b, j, f);
+        }
+    }
 }
 
 void vl_layout_pack(void *dst, const struct vl_tensor *stored, size_t first, size_t last)
@@ -90,38 +142,66 @@ void vl_layout_pack(void *dst, const struct vl_tensor *stored, size_t first, siz
         n = n < VL_PANEL ? n : VL_PANEL;
         for (size_t j = 0; j < n; j++)
             row[j] = (const char *)stored->data + (p * VL_PANEL + j) * stored->stride[0];
-        if (f->packs_to == VL_LAYOUT_I8_BLOCK)
-            pack_i8(panel, row, n, k, f);
-        else if (f->split)
-            pack_f32(panel, row, n, k, f);
+        if (f->split)
+            pack_blocks(panel, row, n, k, f);
         else
-            pack_elements(panel, row, n, k, element_bytes(f->packs_to));
+            pack_elements(panel, row, n, k, f->block_bytes);
     }
+}
+
+/* Elements that are stored as they are. */
+static void unpack_elements(float *dst, enum vl_layout layout, const char *p, size_t n)
+{
+    void (*unpack)(float *, const void *, size_t) = layout == VL_LAYOUT_F32   ? vl_f32_unpack
+                                                    : layout == VL_LAYOUT_F16 ? vl_f16_unpack
+                                                                              : vl_bf16_unpack;
+    for (size_t i = 0; i < n; i++)
+        unpack(dst + i, p + code_bytes(&layouts[layout], i), 1);
+}
+
+static int code_at(const char *codes, size_t i, size_t j, const struct vl_layout_info *f)
+{
+    if (f->bits == 8)
+        return (int8_t)codes[i * VL_PANEL + j];
+    int pair = (uint8_t)codes[i / 2 * VL_PANEL + j];
+    return (i % 2 ? pair >> 4 : pair & 15) - f->zero;
+}
+
+/* The elements of one scale: number s of the block. */
+static void unpack_group(float *dst, const char *block, size_t s, size_t j, const struct vl_layout_info *f)
+{
+    const char *group = block + head_bytes(f) + s * (group_head_bytes(f) + code_bytes(f, f->len));
+    uint16_t d16, m16 = VL_F16_MINUS_ZERO;
+    memcpy(&d16, block + 2 * j, 2);
+    if (f->has_min)
+        memcpy(&m16, block + 2 * VL_PANEL + 2 * j, 2);
+    float d = vl_f16_to_f32(d16), m = vl_f16_to_f32(m16);
+    if (f->n_scales > 1) {
+        d *= (float)(int8_t)group[j];
+        if (f->has_min)
+            m *= (float)(int8_t)group[VL_PANEL + j];
+        group += group_head_bytes(f);
+    }
+    for (size_t i = 0; i < f->len; i++)
+        dst[i] = (float)code_at(group, i, j, f) * d + m;
+}
+
+void vl_layout_unpack(float *dst, enum vl_layout layout, const void *panel, size_t j, size_t first, size_t n)
+{
+    const struct vl_layout_info *f = &layouts[layout];
+    const char *from = panel;
+    if (f->n_scales == 0) {
+        unpack_elements(dst, layout, from + code_bytes(f, first) + j * f->bits / 8, n);
+        return;
+    }
+    size_t bytes = vl_layout_panel_bytes(layout, (size_t)f->len * f->n_scales);
+    for (size_t g = first / f->len; n >= f->len; g++, n -= f->len, dst += f->len)
+        unpack_group(dst, from + g / f->n_scales * bytes, g % f->n_scales, j, f);
 }
 
 void vl_layout_unpack_row(float *dst, const struct vl_tensor *w, size_t row)
 {
-    size_t k = w->dim[1], j = row % VL_PANEL;
-    const char *panel =
-        (const char *)w->data + row / VL_PANEL * vl_layout_panel_bytes((enum vl_layout)w->layout, k);
-    if (w->layout == VL_LAYOUT_I8_BLOCK) {
-        for (size_t i = 0; i < k; i++) {
-            const char *block = panel + i / VL_I8_LEN * VL_I8_BYTES;
-            uint16_t d;
-            memcpy(&d, block + 2 * j, 2);
-            int8_t q = (int8_t)block[2 * VL_PANEL + i % VL_I8_LEN * VL_PANEL + j];
-            dst[i] = (float)q * vl_f16_to_f32(d);
-        }
-        return;
-    }
-    size_t size = element_bytes((enum vl_layout)w->layout);
-    for (size_t i = 0; i < k; i++) {
-        const char *p = panel + (i * VL_PANEL + j) * size;
-        if (w->layout == VL_LAYOUT_F32)
-            vl_f32_unpack(dst + i, p, 1);
-        else if (w->layout == VL_LAYOUT_F16)
-            vl_f16_unpack(dst + i, p, 1);
-        else
-            vl_bf16_unpack(dst + i, p, 1);
-    }
+    enum vl_layout layout = (enum vl_layout)w->layout;
+    const char *panel = (const char *)w->data + row / VL_PANEL * vl_layout_panel_bytes(layout, w->dim[1]);
+    vl_layout_unpack(dst, layout, panel, row % VL_PANEL, 0, w->dim[1]);
 }

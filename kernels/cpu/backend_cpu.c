@@ -37,6 +37,19 @@ static int choose_isa(const char *spec, unsigned *ret, struct vl_error *err)
     return 0;
 }
 
+static void describe(struct vl_cpu *cpu)
+{
+    const struct vl_ukernels *k = &cpu->k;
+    size_t size = sizeof(cpu->describe), n = (size_t)snprintf(cpu->describe, size, "cpu: matmul");
+    for (int l = VL_LAYOUT_ROWS + 1; l < VL_LAYOUT_COUNT && n < size; l++)
+        n +=
+            (size_t)snprintf(cpu->describe + n, size - n, " %s %s%s", vl_layout_info((enum vl_layout)l)->name,
+                             k->matmul[l].variant, l + 1 < VL_LAYOUT_COUNT ? "," : "");
+    if (n < size)
+        (void)snprintf(cpu->describe + n, size - n, "; attention %s, norm %s, act %s, rope %s, convert %s",
+                       k->attn.variant, k->norm.variant, k->act.variant, k->rope.variant, k->convert.variant);
+}
+
 static int cpu_open(void **ret_device, const char *spec, struct vl_error *err)
 {
     unsigned isa = 0;
@@ -47,13 +60,7 @@ static int cpu_open(void **ret_device, const char *spec, struct vl_error *err)
     if (!cpu)
         return vl_error_set(err, -ENOMEM, "cpu: out of memory");
     vl_ukernels_init(&cpu->k, isa);
-    const struct vl_ukernels *k = &cpu->k;
-    (void)snprintf(
-        cpu->describe, sizeof(cpu->describe),
-        "cpu: matmul f32 %s, f16 %s, bf16 %s, i8 %s; attention %s, norm %s, act %s, rope %s, convert %s",
-        k->matmul[VL_LAYOUT_F32].variant, k->matmul[VL_LAYOUT_F16].variant, k->matmul[VL_LAYOUT_BF16].variant,
-        k->matmul[VL_LAYOUT_I8_BLOCK].variant, k->attn.variant, k->norm.variant, k->act.variant,
-        k->rope.variant, k->convert.variant);
+    describe(cpu);
     *ret_device = cpu;
     return 0;
 }

@@ -17,7 +17,7 @@ struct vl_cpu_block {
 struct vl_cpu {
     struct vl_ukernels k;
     struct vl_cpu_block *blocks;
-    char describe[160];
+    char describe[320];
 };
 
 extern const struct vl_backend_ops vl_backend_cpu;

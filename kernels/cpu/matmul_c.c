@@ -4,84 +4,56 @@
  */
 #include "kernels/cpu/avx2.h"
 #include "kernels/layout.h"
-#include "kernels/quant/quant.h"
 
-#include <string.h>
+enum { PIECE = 32 }; /* elements that are read at a time: a whole number of scales' lengths */
 
-/* Element i of output j; one function per layout. */
-typedef float (*element_fn)(const char *w, size_t k, size_t j, size_t i);
-
-static const char *at(const char *w, size_t k, size_t j, size_t i, size_t size)
+static void product(float *y, size_t ldy, const char *w, const float *a, size_t lda, size_t n, size_t k,
+                    size_t n_out, enum vl_layout layout)
 {
-    return w + (j / VL_PANEL * VL_PANEL * k + i * VL_PANEL + j % VL_PANEL) * size;
-}
-
-static float element_f32(const char *w, size_t k, size_t j, size_t i)
-{
-    float v;
-    memcpy(&v, at(w, k, j, i, 4), 4);
-    return v;
-}
-
-static float element_f16(const char *w, size_t k, size_t j, size_t i)
-{
-    uint16_t h;
-    memcpy(&h, at(w, k, j, i, 2), 2);
-    return vl_f16_to_f32(h);
-}
-
-static float element_bf16(const char *w, size_t k, size_t j, size_t i)
-{
-    uint16_t h;
-    memcpy(&h, at(w, k, j, i, 2), 2);
-    return vl_bf16_to_f32(h);
-}
-
-static float element_i8(const char *w, size_t k, size_t j, size_t i)
-{
-    const char *block = w + (j / VL_PANEL * (k / VL_I8_LEN) + i / VL_I8_LEN) * VL_I8_BYTES;
-    uint16_t d;
-    memcpy(&d, block + 2 * (j % VL_PANEL), 2);
-    return vl_f16_to_f32(d) * (float)(int8_t)block[2 * VL_PANEL + i % VL_I8_LEN * VL_PANEL + j % VL_PANEL];
-}
-
-static void product(float *y, size_t ldy, const void *w, const float *a, size_t lda, size_t n, size_t k,
-                    size_t n_out, element_fn element)
-{
+    size_t bytes = vl_layout_panel_bytes(layout, k);
     for (size_t r = 0; r < n; r++)
         for (size_t j = 0; j < n_out; j++) {
             double sum = 0;
-            for (size_t i = 0; i < k; i++)
-                sum += (double)a[r * lda + i] * element(w, k, j, i);
+            for (size_t i = 0; i < k; i += PIECE) {
+                float v[PIECE];
+                size_t m = k - i < PIECE ? k - i : PIECE;
+                vl_layout_unpack(v, layout, w + j / VL_PANEL * bytes, j % VL_PANEL, i, m);
+                for (size_t l = 0; l < m; l++)
+                    sum += (double)a[r * lda + i + l] * v[l];
+            }
             y[r * ldy + j] = (float)sum;
         }
 }
 
-#define GEMV(layout, n)                                                                                      \
-    static void gemv##n##_##layout##_c(float *y, size_t ldy, const void *w, const float *a, size_t lda,      \
-                                       size_t k, size_t n_out)                                               \
+#define GEMV(name, id, n)                                                                                    \
+    static void gemv##n##_##name##_c(float *y, size_t ldy, const void *w, const float *a, size_t lda,        \
+                                     size_t k, size_t n_out)                                                 \
     {                                                                                                        \
-        product(y, ldy, w, a, lda, n, k, n_out, element_##layout);                                           \
+        product(y, ldy, w, a, lda, n, k, n_out, id);                                                         \
     }
-#define GEMM(layout)                                                                                         \
-    static void gemm_##layout##_c(float *y, size_t ldy, const void *w, const float *a, size_t lda, size_t n, \
-                                  size_t k, size_t n_out)                                                    \
+#define LAYOUT(name, id)                                                                                     \
+    static void gemm_##name##_c(float *y, size_t ldy, const void *w, const float *a, size_t lda, size_t n,   \
+                                size_t k, size_t n_out)                                                      \
     {                                                                                                        \
-        product(y, ldy, w, a, lda, n, k, n_out, element_##layout);                                           \
+        product(y, ldy, w, a, lda, n, k, n_out, id);                                                         \
     }                                                                                                        \
-    GEMV(layout, 1)                                                                                          \
-    GEMV(layout, 2)                                                                                          \
-    GEMV(layout, 4)                                                                                          \
-    GEMV(layout, 8)                                                                                          \
-    static const struct vl_matmul_ukernels table_##layout = {                                                \
-        {gemv1_##layout##_c, gemv2_##layout##_c, gemv4_##layout##_c, gemv8_##layout##_c},                    \
-        gemm_##layout##_c,                                                                                   \
-        "c"};
+    GEMV(name, id, 1)                                                                                        \
+    GEMV(name, id, 2)                                                                                        \
+    GEMV(name, id, 4)                                                                                        \
+    GEMV(name, id, 8)                                                                                        \
+    static const struct vl_matmul_ukernels table_##name = {                                                  \
+        {gemv1_##name##_c, gemv2_##name##_c, gemv4_##name##_c, gemv8_##name##_c}, gemm_##name##_c, "c"};
 
-GEMM(f32)
-GEMM(f16)
-GEMM(bf16)
-GEMM(i8)
+LAYOUT(f32, VL_LAYOUT_F32)
+LAYOUT(f16, VL_LAYOUT_F16)
+LAYOUT(bf16, VL_LAYOUT_BF16)
+LAYOUT(i8, VL_LAYOUT_I8_BLOCK)
+LAYOUT(i4, VL_LAYOUT_I4_BLOCK)
+LAYOUT(i8m, VL_LAYOUT_I8M_BLOCK)
+LAYOUT(i4m, VL_LAYOUT_I4M_BLOCK)
+LAYOUT(i8s, VL_LAYOUT_I8_SUPER)
+LAYOUT(i8ms, VL_LAYOUT_I8M_SUPER)
+LAYOUT(i4ms, VL_LAYOUT_I4M_SUPER)
 
 void vl_matmul_ukernels_init(struct vl_matmul_ukernels k[VL_LAYOUT_COUNT], unsigned isa)
 {
@@ -89,6 +61,12 @@ void vl_matmul_ukernels_init(struct vl_matmul_ukernels k[VL_LAYOUT_COUNT], unsig
     k[VL_LAYOUT_F16] = table_f16;
     k[VL_LAYOUT_BF16] = table_bf16;
     k[VL_LAYOUT_I8_BLOCK] = table_i8;
+    k[VL_LAYOUT_I4_BLOCK] = table_i4;
+    k[VL_LAYOUT_I8M_BLOCK] = table_i8m;
+    k[VL_LAYOUT_I4M_BLOCK] = table_i4m;
+    k[VL_LAYOUT_I8_SUPER] = table_i8s;
+    k[VL_LAYOUT_I8M_SUPER] = table_i8ms;
+    k[VL_LAYOUT_I4M_SUPER] = table_i4ms;
 #ifdef VL_HAVE_AVX2
     if (isa & VL_ISA_AVX2)
         vl_matmul_ukernels_init_avx2(k);

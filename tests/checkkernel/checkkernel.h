@@ -16,7 +16,8 @@ struct check {
     void (*bench)(const struct check *c, const struct vl_ukernels *k, const char *level);
     int which; /* layout * 8 + index of the function, for the products */
 };
-extern const struct check rows_checks[], matmul_checks[], attn_checks[]; /* each ends with an empty name */
+extern const struct check rows_checks[], attn_checks[]; /* each ends with an empty name, as does */
+const struct check *matmul_checks(void);
 
 /* Memory between two pages that cannot be touched: the data ends flush at the second one, or begins flush at
  * the first. Filled with sentinels; freed by guard_reset after each round. */

@@ -115,12 +115,15 @@ static void test(const struct check *c, const struct vl_ukernels *k, const struc
 {
     static const size_t outs[] = {1, 7, 8, 9, 16, 17, 33, 48, 64, 65, 100, 129};
     static const size_t rows[] = {1, 2, 5, 6, 7, 9, 13, MAX_ROWS};
-    size_t unit = layout_of(c->which) == VL_LAYOUT_I8_BLOCK ? VL_I8_LEN : 1;
+    size_t unit = vl_dtype_info(dtype_of(layout_of(c->which)))->block_len;
     for (size_t li = 0; li < N_LENGTHS + 2; li++)
         for (int kind = 0; kind < KIND_COUNT; kind++)
             for (int side = 0; side < 2; side++) {
                 size_t len = li < N_LENGTHS ? check_lengths[li] : li == N_LENGTHS ? 576 : 1100;
-                len = unit > 1 && len > 34 ? len / unit * unit : len * unit;
+                if (unit > 32)
+                    len = (1 + li % 5) * unit;
+                else
+                    len = unit > 1 && len > 34 ? len / unit * unit : len * unit;
                 size_t pick_out = test_randn(&check_rng, sizeof(outs) / sizeof(outs[0]));
                 size_t n = c->which % 8 == GEMM ? rows[test_randn(&check_rng, sizeof(rows) / sizeof(rows[0]))]
                                                 : (size_t)1 << c->which % 8;
@@ -155,15 +158,17 @@ static void bench(const struct check *c, const struct vl_ukernels *k, const char
     guard_reset();
 }
 
-#define CHECKS(name, layout)                                                                                 \
-    {"gemv1_" name, pick, test, bench, layout * 8}, {"gemv2_" name, pick, test, bench, layout * 8 + 1},      \
-        {"gemv4_" name, pick, test, bench, layout * 8 + 2},                                                  \
-        {"gemv8_" name, pick, test, bench, layout * 8 + 3},                                                  \
-    {                                                                                                        \
-        "gemm_" name, pick, test, bench, layout * 8 + GEMM                                                   \
-    }
-
-const struct check matmul_checks[] = {
-    CHECKS("f32", VL_LAYOUT_F32),     CHECKS("f16", VL_LAYOUT_F16), CHECKS("bf16", VL_LAYOUT_BF16),
-    CHECKS("i8", VL_LAYOUT_I8_BLOCK), {"", NULL, NULL, NULL, 0},
-};
+/* Every layout of the registry by every function of its table, and an empty name at the end. */
+const struct check *matmul_checks(void)
+{
+    static struct check checks[(VL_LAYOUT_COUNT - 1) * (GEMM + 1) + 1];
+    static const char *const name[] = {"gemv1", "gemv2", "gemv4", "gemv8", "gemm"};
+    struct check *c = checks;
+    for (int l = VL_LAYOUT_ROWS + 1; l < VL_LAYOUT_COUNT; l++)
+        for (int i = 0; i <= GEMM; i++, c++) {
+            *c = (struct check){"", pick, test, bench, l * 8 + i};
+            (void)snprintf(c->name, sizeof(c->name), "%s_%s", name[i],
+                           vl_layout_info((enum vl_layout)l)->name);
+        }
+    return checks;
+}

@@ -123,21 +123,23 @@ static void test_rope(void **state)
 static void test_matmul(void **state)
 {
     (void)state;
-    enum { N = 3, N_OUT = 37, K = 96 };
+    enum { N = 3, N_OUT = 37, K = 512 };
     static float a[N][K], w[N_OUT][K], y[N][N_OUT], table[N_OUT][K];
     static unsigned char stored[N_OUT * K * 4];
-    static const enum vl_dtype dtypes[] = {VL_F32, VL_F16, VL_BF16, VL_Q8_0};
     struct test_rng rng = test_rng_new("kernels matmul");
     fill(&rng, a[0], N * K);
-    for (int t = 0; t < 4; t++) {
-        const struct vl_dtype_info *f = vl_dtype_info(dtypes[t]);
+    for (int t = 0; t < VL_DTYPE_COUNT; t++) {
+        const struct vl_dtype_info *f = vl_dtype_info((enum vl_dtype)t);
+        if (f->packs_to == VL_LAYOUT_ROWS)
+            continue;
         fill(&rng, w[0], N_OUT * K);
         f->pack_row(stored, w[0], N_OUT * K);
         f->unpack_row(w[0], stored, N_OUT * K);
-        struct vl_tensor st = vl_tensor_2d(stored, dtypes[t], N_OUT, K), packed = {0};
+        struct vl_tensor st = vl_tensor_2d(stored, (enum vl_dtype)t, N_OUT, K), packed = {0};
         struct vl_tensor at = vl_tensor_2d(a, VL_F32, N, K), yt = vl_tensor_2d(y, VL_F32, N, N_OUT);
         size_t size = x.ops->packed_size(x.device, &st);
-        assert_true(size >= vl_tensor_bytes(&st));
+        size_t bytes = vl_tensor_bytes(&st) / N_OUT * 48; /* whole panels; five bits are kept in eight */
+        assert_true(size >= bytes && size <= 2 * bytes);
         assert_int_equal(x.ops->alloc(x.device, size, false, &packed.data), 0);
         assert_int_equal(x.ops->pack(&x, &packed, &st), 0);
         assert_int_equal(x.ops->matmul(&x, &yt, &at, &packed), 0);
@@ -146,7 +148,7 @@ static void test_matmul(void **state)
                 double sum = 0;
                 for (int i = 0; i < K; i++)
                     sum += (double)a[r][i] * w[j][i];
-                expect(y[r][j], sum, 1e-5);
+                expect(y[r][j], sum, 3e-5);
             }
         /* The same packed memory serves as the embedding table. */
         int32_t id[N_OUT];
