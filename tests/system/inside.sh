@@ -126,3 +126,16 @@ systemctl stop vlmd || fail "stop"
 [ "$(prop Result) $(prop ExecMainStatus)" = "success 0" ] || fail "unclean stop: $(prop Result) $(prop ExecMainStatus)"
 as alice vlmctl --system status >/dev/null || fail "started again by a call"
 say "stopped, and started again by a call"
+
+# ---- a stream of the configuration, from a home ----
+systemctl reset-failed vlmd # it was started often
+systemctl stop vlmd || fail "stop"
+mkdir -p /etc/vlmd/streams.d /home/alice/Videos && cp /root/sample.webm /home/alice/Videos/clip.webm
+printf '[Stream]\nPath=/home/alice/Videos/clip.webm\n[Captions]\nEnabled=no\n' >/etc/vlmd/streams.d/clip.stream
+systemctl start vlmd || fail "start with a stream of the configuration"
+vlmctl --system --json stream show clip | grep -qE '"State":[[:space:]]*"failed"' || fail "a home is not hidden"
+printf '[Service]\nProtectHome=tmpfs\nBindReadOnlyPaths=/home/alice/Videos\n' >/etc/systemd/system/vlmd.service.d/home.conf
+systemctl daemon-reload && systemctl restart vlmd || fail "restart with a drop-in"
+until_ok 30 sh -c 'vlmctl --system --json stream show clip | grep -qE "\"seen\":[[:space:]]*[1-9]"' ||
+    fail "no frame of the clip: $(vlmctl --system stream show clip)"
+say "a file of a home, once a drop-in shows it"

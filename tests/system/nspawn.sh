@@ -35,7 +35,7 @@ if [ "$bus" = dbus-broker ]; then
     ln -s /lib/systemd/system/dbus-broker.service "$T/root/etc/systemd/system/dbus.service"
 fi
 DESTDIR=$T/root meson install -C "$build" --no-rebuild >"$T/install.log" 2>&1 || { cat "$T/install.log"; exit 1; }
-cp "$here/inside.sh" "$T/root/root/"
+cp "$here/inside.sh" "$here/../../data/sample.webm" "$T/root/root/"
 for p in vlmd vlmctl; do
     chroot "$T/root" sh -c "ldd \$(command -v $p) | grep 'not found'" && skip "the tree lacks a library of $p; remove $tree and make it again"
 done
