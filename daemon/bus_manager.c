@@ -426,8 +426,10 @@ static int get_default_model(sd_bus *bus, const char *path, const char *interfac
 static int get_memory(sd_bus *bus, const char *path, const char *interface, const char *property,
                       sd_bus_message *reply, void *user, sd_bus_error *e)
 {
-    (void)bus, (void)path, (void)interface, (void)property, (void)e;
-    return sd_bus_message_append(reply, "t", vl_manager_used_bytes(user));
+    const struct vl_manager *m = user;
+    uint64_t n = !strcmp(property, "MemoryBudgetBytes") ? m->budget.limit : vl_budget_used(&m->budget);
+    (void)bus, (void)path, (void)interface, (void)e;
+    return sd_bus_message_append(reply, "t", n);
 }
 
 static int get_queue_depth(sd_bus *bus, const char *path, const char *interface, const char *property,
@@ -469,6 +471,7 @@ static const sd_bus_vtable vtable[] = {
     SD_BUS_PROPERTY("State", "s", get_state, 0, SD_BUS_VTABLE_PROPERTY_EMITS_CHANGE),
     SD_BUS_PROPERTY("StatusText", "s", get_status_text, 0, 0),
     SD_BUS_PROPERTY("DefaultModel", "o", get_default_model, 0, SD_BUS_VTABLE_PROPERTY_EMITS_CHANGE),
+    SD_BUS_PROPERTY("MemoryBudgetBytes", "t", get_memory, 0, SD_BUS_VTABLE_PROPERTY_CONST),
     SD_BUS_PROPERTY("MemoryUsedBytes", "t", get_memory, 0, 0),
     SD_BUS_PROPERTY("QueueDepth", "u", get_queue_depth, 0, 0),
     SD_BUS_VTABLE_END,

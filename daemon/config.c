@@ -157,6 +157,7 @@ struct key {
 #define AT(type, member) offsetof(struct type, member)
 static const struct key conf_keys[] = {
     {"Manager", "DefaultModel", STRING, AT(vl_config, default_model), 0, 0},
+    {"Manager", "MemoryBudget", SIZE, AT(vl_config, memory_budget), 0, 0},
     {"Manager", "Backend", STRING, AT(vl_config, backend), 0, 0},
     {"Manager", "Workers", COUNT, AT(vl_config, workers), 0, 256},
     {"Manager", "MaxStreams", COUNT, AT(vl_config, max_streams), 1, VL_LIMIT_ALL_STREAMS},

@@ -13,6 +13,7 @@
 #include "daemon/bus_error.h"
 #include "daemon/config.h"
 #include "daemon/images.h"
+#include "daemon/memory.h"
 #include "daemon/model.h"
 
 #include <fcntl.h>
@@ -66,14 +67,6 @@ struct vl_daemon_model *vl_manager_model_at(const struct vl_manager *m, const ch
     return NULL;
 }
 
-uint64_t vl_manager_used_bytes(const struct vl_manager *m)
-{
-    uint64_t n = vl_leaving_bytes(m->leaving);
-    for (const struct vl_daemon_model *d = m->models; d; d = d->next)
-        n += vl_daemon_model_bytes(d);
-    return n;
-}
-
 static void running_text(const struct vl_manager *m, char *buf, size_t size)
 {
     const struct vl_engine_info *info = &m->default_model->info;
@@ -86,7 +79,7 @@ static void running_text(const struct vl_manager *m, char *buf, size_t size)
     }
     (void)snprintf(buf, size, "%s (%s, %s), %u stream%s, lag %.1f s, %" PRIu64 " MiB", info->model_name,
                    info->arch, info->quantization, n, n == 1 ? "" : "s",
-                   (double)lag_ns / (double)VL_NSEC_PER_SEC, vl_manager_used_bytes(m) >> 20);
+                   (double)lag_ns / (double)VL_NSEC_PER_SEC, vl_budget_used(&m->budget) >> 20);
 }
 
 char *vl_manager_status_text(const struct vl_manager *m, char *buf, size_t size)
@@ -274,6 +267,8 @@ int vl_manager_new(struct vl_manager **ret, sd_event *event, sd_bus *bus, const 
     if (!m)
         return vl_error_set(err, -ENOMEM, "out of memory");
     *m = (struct vl_manager){.event = event, .bus = bus, .config = config, .next_query = 1};
+    uint64_t limit = config->memory_budget ? config->memory_budget : vl_memory_default_budget();
+    vl_budget_init(&m->budget, limit == UINT64_MAX ? 0 : limit);
     int r = vl_clients_new(&m->clients, bus, config->system, on_client_gone, m);
     if (r >= 0)
         r = vl_limits_new(&m->limits, config->max_streams, config->max_queries, config->system);

@@ -2,6 +2,7 @@
 /* Copyright vlmd contributors */
 #ifndef VL_DAEMON_MANAGER_H
 #define VL_DAEMON_MANAGER_H
+#include "base/budget.h"
 #include "daemon/child.h"
 #include "daemon/client.h"
 #include "daemon/limits.h"
@@ -47,6 +48,7 @@ struct vl_manager {
     struct vl_image_queue *images;                  /* pictures of questions, on their way to be frames */
     struct vl_daemon_model *models, *default_model; /* NULL: none */
     struct vl_leaving *leaving;
+    struct vl_budget budget; /* of all engines */
     struct vl_stream *streams;
     struct vl_query *queries; /* newest first */
     enum vl_manager_state state;
@@ -89,7 +91,6 @@ void vl_manager_model_gone(struct vl_manager *m, struct vl_daemon_model *d, cons
 void vl_manager_set_default(struct vl_manager *m, struct vl_daemon_model *d);
 struct vl_daemon_model *vl_manager_find_model(const struct vl_manager *m, const char *name);
 struct vl_daemon_model *vl_manager_model_at(const struct vl_manager *m, const char *path);
-uint64_t vl_manager_used_bytes(const struct vl_manager *m); /* of all engines, those that leave too */
 struct vl_stream *vl_manager_find_stream(const struct vl_manager *m, const char *name);
 struct vl_stream *vl_manager_stream_at(const struct vl_manager *m, const char *path);
 #endif

@@ -23,7 +23,6 @@ struct vl_leaving {
     struct vl_manager *m; /* borrowed, outlives it */
     struct vl_leaving *next;
     struct vl_engine *engine;
-    uint64_t bytes;
     sd_event_source *events;
     sd_bus_message *call; /* Unload, answered when it is gone; NULL: none */
 };
@@ -94,14 +93,6 @@ struct vl_leaving *vl_leaving_unref(struct vl_leaving *l)
     return NULL;
 }
 
-uint64_t vl_leaving_bytes(const struct vl_leaving *first)
-{
-    uint64_t n = 0;
-    for (const struct vl_leaving *l = first; l; l = l->next)
-        n += l->bytes;
-    return n;
-}
-
 static int on_leaving(sd_event_source *s, int fd, uint32_t revents, void *user)
 {
     struct vl_leaving *l = user;
@@ -127,8 +118,7 @@ static void dismiss(struct vl_daemon_model *d, sd_bus_message *call)
         (void)vl_engine_unref(engine);
         return;
     }
-    *l = (struct vl_leaving){
-        .m = d->m, .next = d->m->leaving, .engine = engine, .bytes = vl_daemon_model_bytes(d)};
+    *l = (struct vl_leaving){.m = d->m, .next = d->m->leaving, .engine = engine};
     l->call = call ? sd_bus_message_ref(call) : NULL;
     d->m->leaving = l;
     vl_engine_stop(engine);
@@ -233,6 +223,7 @@ static int start_engine(struct vl_daemon_model *d, struct vl_error *err)
         .backend = c->backend,
         .model = d->config->text,
         .mmproj = d->config->projector,
+        .budget = &d->m->budget,
         .max_sessions = c->max_streams,
         .max_queue = c->max_queries,
         .n_workers = c->workers,

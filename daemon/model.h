@@ -56,7 +56,6 @@ int vl_daemon_model_unload(struct vl_daemon_model *d, sd_bus_message *call);
  * asked; else the named error. d NULL: there is none. */
 int vl_daemon_model_want(struct vl_manager *m, struct vl_daemon_model *d, sd_bus_error *e);
 struct vl_leaving *vl_leaving_unref(struct vl_leaving *l); /* waits for the engine */
-uint64_t vl_leaving_bytes(const struct vl_leaving *first); /* of all in the list */
 
 bool vl_daemon_model_sees(
     const struct vl_daemon_model *d); /* it has eyes; before it is loaded: it is to have */

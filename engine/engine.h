@@ -2,6 +2,7 @@
 /* Copyright vlmd contributors */
 #ifndef VL_ENGINE_ENGINE_H
 #define VL_ENGINE_ENGINE_H
+#include "base/budget.h"
 #include "base/error.h"
 #include "base/mailbox.h"
 #include "base/params.h"
@@ -30,7 +31,9 @@ struct vl_engine_opts {
     const char *model, *mmproj; /* mmproj NULL: text alone, no stream and no picture */
     size_t max_bytes; /* weights, scratch and pages together; over it the load fails with -EDQUOT before a
                        * weight is read, and the message says how many bytes are missing. 0: no limit */
-    size_t kv_bytes;  /* page pool; 0: the default window of max_sessions, and the reserve for max_forks */
+    struct vl_budget *budget; /* shared with other engines, outlives this one; as max_bytes, of what the
+                               * others leave of it. NULL: none */
+    size_t kv_bytes; /* page pool; 0: the default window of max_sessions, and the reserve for max_forks */
     uint32_t max_sessions; /* 0: 4 */
     uint32_t max_queue;    /* turns accepted whose end has not been fetched, running ones included; 0: 64 */
     uint32_t max_forks;    /* turns that run at once; 0: 4 */

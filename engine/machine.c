@@ -7,6 +7,7 @@
  */
 #include "engine/machine.h"
 
+#include <inttypes.h>
 #include <sched.h>
 #include <stdio.h>
 #include <string.h>
@@ -195,17 +196,30 @@ static int open_arena(struct vl_machine *m, struct vl_arena *a, size_t n, struct
     return 0;
 }
 
-static int check_budget(const struct vl_machine *m, const struct vl_engine_opts *o,
-                        const struct vl_machine_sizes *s, struct vl_error *err)
+/* Every refusal says what it is for and how much is missing. */
+static int over_budget(const struct vl_machine *m, const struct vl_machine_sizes *s, uint64_t missing,
+                       const char *whose, uint64_t limit, struct vl_error *err)
 {
-    if (!o->max_bytes || s->total <= o->max_bytes)
+    return vl_error_set(err, -EDQUOT,
+                        "model %.40s needs %zu bytes (weights %zu, scratch %zu, cache %zu), %" PRIu64
+                        " more than %s of %" PRIu64 "; allow fewer streams or questions, or raise the budget",
+                        m->desc->name, s->total, m->desc->weight_bytes, s->run + s->encode + s->still,
+                        s->pool, missing, whose, limit);
+}
+
+static int take_budget(struct vl_machine *m, const struct vl_engine_opts *o, const struct vl_machine_sizes *s,
+                       struct vl_error *err)
+{
+    if (o->max_bytes && s->total > o->max_bytes)
+        return over_budget(m, s, s->total - o->max_bytes, "the budget", o->max_bytes, err);
+    if (!o->budget)
         return 0;
-    return vl_error_set(
-        err, -EDQUOT,
-        "model %.40s needs %zu bytes (weights %zu, scratch %zu, cache %zu), %zu more than the "
-        "budget of %zu; allow fewer streams or questions, or raise the budget",
-        m->desc->name, s->total, m->desc->weight_bytes, s->run + s->encode + s->still, s->pool,
-        s->total - o->max_bytes, o->max_bytes);
+    uint64_t missing = vl_budget_take(o->budget, s->total);
+    if (missing)
+        return over_budget(m, s, missing, "is left of the budget", o->budget->limit, err);
+    m->budget = o->budget;
+    m->budget_bytes = s->total;
+    return 0;
 }
 
 static int take_memory(struct vl_machine *m, const struct vl_engine_opts *o, const struct vl_machine_sizes *s,
@@ -248,7 +262,7 @@ int vl_machine_open(struct vl_machine *m, const struct vl_engine_opts *o, const 
     struct vl_machine_sizes sizes;
     int r = vl_machine_open_model(m, o, notes, &sizes, err);
     if (r == 0)
-        r = check_budget(m, o, &sizes, err);
+        r = take_budget(m, o, &sizes, err);
     return r < 0 ? r : take_memory(m, o, &sizes, err);
 }
 
@@ -279,6 +293,8 @@ void vl_machine_close(struct vl_machine *m)
         m->ops->close(m->device);
     m->workers = vl_workers_unref(m->workers);
     free(m->rel);
+    if (m->budget)
+        vl_budget_give(m->budget, m->budget_bytes);
     memset(m, 0, sizeof(*m));
 }
 

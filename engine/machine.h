@@ -40,6 +40,8 @@ struct vl_machine {
     uint32_t own_tokens; /* of one: its pictures, words and reply */
     size_t own_bytes, own_used;
     size_t pool_bytes;
+    struct vl_budget *budget; /* what was taken from it, given back by close; NULL: nothing */
+    size_t budget_bytes;
 
     bool (*end_fork)(void *user); /* ends the oldest turn; false: there is none. Set by the scheduler */
     void *user;
@@ -59,8 +61,8 @@ struct vl_machine_sizes {
 int vl_machine_open_model(struct vl_machine *m, const struct vl_engine_opts *o, const struct vl_notes *notes,
                           struct vl_machine_sizes *ret, struct vl_error *err);
 /* Checks the files, measures the model and takes all memory but that of its weights: -EDQUOT when they
- * together exceed max_bytes. What is told about the files goes to notes, or NULL. vl_machine_close takes what
- * is half made. */
+ * together exceed max_bytes or what is left of the budget. What is told about the files goes to notes, or
+ * NULL. vl_machine_close takes what is half made. */
 int vl_machine_open(struct vl_machine *m, const struct vl_engine_opts *o, const struct vl_notes *notes,
                     struct vl_error *err);
 /* Reads the weights: may take seconds. */

@@ -49,6 +49,7 @@ struct vl_engine {
     struct turn turn[MAX];
     uint64_t next_id;
     char model[64], flood[PIECE + 1];
+    struct vl_budget *budget; /* NULL: nothing was taken from it */
     bool sees;
     int error; /* of the model */
     pthread_t loader;
@@ -95,12 +96,14 @@ static int start(struct vl_engine *e, const struct vl_engine_opts *o)
         put_outcome(e, e->error, "it is not what it should be");
         return 0;
     }
-    if (o->max_bytes && o->max_bytes < BYTES) {
+    uint64_t missing = vl_budget_take(o->budget, BYTES);
+    if (missing) {
         char why[80];
-        (void)snprintf(why, sizeof(why), "%zu bytes are missing", BYTES - o->max_bytes);
+        (void)snprintf(why, sizeof(why), "%llu bytes are missing", (unsigned long long)missing);
         put_outcome(e, -EDQUOT, why);
         return 0;
     }
+    e->budget = o->budget;
     atomic_store(&e->granted, true);
     put(e, &(struct vl_event){.type = VL_EVENT_LOADING}, "");
     if (strstr(o->model, "slow") || strstr(o->model, "truncated"))
@@ -370,6 +373,8 @@ struct vl_engine *vl_engine_unref(struct vl_engine *e)
     for (int i = 0; i < MAX; i++)
         if (e->session[i].id)
             (void)vl_engine_close_session(e, e->session[i].id);
+    if (e->budget)
+        vl_budget_give(e->budget, BYTES);
     (void)vl_queue_unref(e->out);
     (void)close(e->fd);
     free(e);

@@ -38,7 +38,7 @@ class Several(Case):
 
     @classmethod
     def make(cls, bus):
-        write(bus, "vlmd.conf", "[Manager]\nDefaultModel=first\n")
+        write(bus, "vlmd.conf", "[Manager]\nDefaultModel=first\nMemoryBudget=infinity\n")
         offer(bus, "first", "ok-first")
         offer(bus, "second", "ok-second")
         offer(bus, "slow", "slow")
@@ -212,6 +212,23 @@ class OneConfigured(unittest.TestCase):
         self.assertEqual(e.exception.name, name, e.exception.text)
         return e.exception.text
 
+    def test_a_budget_is_for_all_of_them(self):
+        write(self.bus, "vlmd.conf", "[Manager]\nDefaultModel=a\nMemoryBudget=1536K\n")
+        for name in "a", "b":
+            offer(self.bus, name, "ok-" + name)
+        d, c = self.start()
+        until("ready", lambda: c.get(PATH, "Manager", "State") == "ready")
+        self.assertEqual(c.get(PATH, "Manager", "MemoryBudgetBytes"), 1536 << 10)
+        s = c.add("s", FAST)
+        text = self.error("OverBudget", c.call, model("b"), NAME + ".Model", "Load", "a{sv}", {})
+        self.assertIn(str(512 << 10), text)
+        self.assertEqual(c.get(model("b"), "Model", "StateReason"), "over-budget")
+        self.assertEqual(c.ask_text(s, "echo x")[0], "x")
+        c.remove(s)
+        c.call(model("a"), NAME + ".Model", "Unload", "a{sv}", {})
+        c.call(model("b"), NAME + ".Model", "Load", "a{sv}", {})
+        self.assertEqual(d.stop()[0], 0)
+
     def test_nothing_is_loaded_before_it_is_wanted(self):
         offer(self.bus, "only", "slow")  # the only one is the default
         d, c = self.start("--no-preload")
@@ -261,6 +278,7 @@ class OneConfigured(unittest.TestCase):
     def test_errors_of_the_configuration(self):
         offer(self.bus, "porch", "ok")
         for name, text, words in (("vlmd.conf", "[Manager]\nDefaultModel=parch\n", "did you mean 'porch'?"),
+                                  ("vlmd.conf", "[Manager]\nMemoryBudget=lots\n", "vlmd.conf:2: "),
                                   ("models.d/x.model", "[Model]\nText=/a\nKVFormat=q8_0\n", "x.model:3: "),
                                   ("streams.d/a.stream", "[Stream]\nUri=test:\nModel=parch\n", "did you mean 'porch'?")):
             with self.subTest(text):
@@ -330,9 +348,17 @@ class Real(Case):
             until("its end", lambda: self.client.state(s)[0] == "ended", timeout=60)
         self.assertEqual([r[3] for r in self.client.recent(one)], [r[3] for r in self.client.recent(two)])
         self.assertEqual(*(self.client.ask_text(s, "What?", MaxTokens=("u", 12))[0] for s in (one, two)))
+        self.assertEqual(self.used(), self.resident("one") + self.resident("two"))
         self.client.remove(two)
         self.client.call(model("two"), NAME + ".Model", "Unload", "a{sv}", {})
-        self.assertEqual(self.client.get(model("two"), "Model", "ResidentBytes"), 0)
+        self.assertEqual(self.resident("two"), 0)
+        self.assertEqual(self.used(), self.resident("one"))
+
+    def used(self):
+        return self.client.get(PATH, "Manager", "MemoryUsedBytes")
+
+    def resident(self, name):
+        return self.client.get(model(name), "Model", "ResidentBytes")
 
 
 @unittest.skipUnless(os.environ.get("VLMCTL"), "no vlmctl in this build")

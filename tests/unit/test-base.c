@@ -2,6 +2,7 @@
 /* Copyright vlmd contributors */
 /* base/: arena, params, queue, mailbox, workers. Every random choice is seeded and printed. */
 #include "base/arena.h"
+#include "base/budget.h"
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/mailbox.h"
@@ -151,6 +152,36 @@ static struct vl_frame *new_frame(uint64_t seq, uint32_t flags, atomic_int *aliv
     return &c->f;
 }
 
+static void *take_and_give(void *user)
+{
+    struct vl_budget *b = user;
+    for (int i = 0; i < 20000; i++)
+        if (vl_budget_take(b, 3) == 0)
+            vl_budget_give(b, 3);
+    return NULL;
+}
+
+static void test_a_budget_is_never_exceeded(void **state)
+{
+    (void)state;
+    struct vl_budget b;
+    vl_budget_init(&b, 10);
+    assert_int_equal(vl_budget_take(&b, 8), 0);
+    assert_int_equal(vl_budget_take(&b, 5), 3);
+    assert_int_equal(vl_budget_take(&b, UINT64_MAX), UINT64_MAX - 2);
+    assert_int_equal(vl_budget_take(&b, 2), 0);
+    assert_int_equal(vl_budget_used(&b), 10);
+    vl_budget_give(&b, 10);
+    pthread_t t;
+    assert_int_equal(pthread_create(&t, NULL, take_and_give, &b), 0);
+    (void)take_and_give(&b);
+    assert_int_equal(pthread_join(t, NULL), 0);
+    assert_int_equal(vl_budget_used(&b), 0);
+    vl_budget_init(&b, 0); /* no limit, but counted */
+    assert_int_equal(vl_budget_take(&b, UINT64_MAX), 0);
+    assert_int_equal(vl_budget_take(&b, 1), 1); /* nor wrapped around */
+}
+
 static void test_mailbox_newest_wins(void **state)
 {
     (void)state;
@@ -251,10 +282,15 @@ static void test_workers(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_arena),           cmocka_unit_test(test_error),
-        cmocka_unit_test(test_params),          cmocka_unit_test(test_text),
-        cmocka_unit_test(test_queue),           cmocka_unit_test(test_mailbox_newest_wins),
-        cmocka_unit_test(test_mailbox_threads), cmocka_unit_test(test_workers),
+        cmocka_unit_test(test_arena),
+        cmocka_unit_test(test_error),
+        cmocka_unit_test(test_params),
+        cmocka_unit_test(test_text),
+        cmocka_unit_test(test_queue),
+        cmocka_unit_test(test_a_budget_is_never_exceeded),
+        cmocka_unit_test(test_mailbox_newest_wins),
+        cmocka_unit_test(test_mailbox_threads),
+        cmocka_unit_test(test_workers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -7,12 +7,14 @@
 #include "daemon/config.h"
 #include "daemon/ini.h"
 #include "daemon/limits.h"
+#include "daemon/memory.h"
 #include "daemon/reply_pipe.h"
 
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/stat.h>
 
 struct heard {
     char text[512];
@@ -106,6 +108,76 @@ static void times_and_words(void **state)
     assert_int_equal(vl_config_bool("maybe", &b), -EINVAL);
 }
 
+static void sizes(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *s;
+        uint64_t bytes;
+    } good[] = {{"1", 1},     {"512M", 512ull << 20},  {"4G", 4ull << 30}, {"16777215T", 16777215ull << 40},
+                {"3K", 3072}, {"infinity", UINT64_MAX}};
+    static const char *const bad[] = {
+        "", "0", "M", "-1", "1.5G", "1 G", "1GB", "1g", "16777216T", "99999999999999999999", "0K"};
+    uint64_t n;
+    for (size_t i = 0; i < sizeof(good) / sizeof(*good); i++) {
+        assert_int_equal(vl_config_size(good[i].s, &n), 0);
+        assert_true(n == good[i].bytes);
+    }
+    for (size_t i = 0; i < sizeof(bad) / sizeof(*bad); i++)
+        if (vl_config_size(bad[i], &n) == 0)
+            fail_msg("'%s' was taken for a size", bad[i]);
+}
+
+static void put_file(const char *dir, const char *name, const char *text)
+{
+    char path[512];
+    (void)snprintf(path, sizeof(path), "%s/%s", dir, name);
+    FILE *f = fopen(path, "w");
+    assert_non_null(f);
+    assert_true(fputs(text, f) >= 0);
+    assert_int_equal(fclose(f), 0);
+}
+
+static void make_dir(const char *dir, const char *name)
+{
+    char path[512];
+    (void)snprintf(path, sizeof(path), "%s/%s", dir, name);
+    assert_int_equal(mkdir(path, 0700), 0);
+}
+
+static uint64_t limit_in(const char *dir, const char *line)
+{
+    char proc[512];
+    (void)snprintf(proc, sizeof(proc), "%s/proc", dir);
+    put_file(dir, "proc", line);
+    return vl_memory_limit(proc, dir);
+}
+
+static void memory_is_what_the_groups_above_allow(void **state)
+{
+    (void)state;
+    char dir[] = "/tmp/vlmd-test-XXXXXX", remove[64];
+    assert_non_null(mkdtemp(dir));
+    uint64_t all = vl_memory_limit("/nowhere", "/nowhere");
+    assert_true(all > 1 << 20 && all < UINT64_MAX);
+    make_dir(dir, "a");
+    make_dir(dir, "a/b");
+    put_file(dir, "a/memory.max", "1000000\n");
+    put_file(dir, "a/b/memory.max", "max\n");
+    assert_true(limit_in(dir, "0::/a/b\n") == 1000000);
+    put_file(dir, "a/b/memory.max", "5000\n");
+    assert_true(limit_in(dir, "0::/a/b\n") == 5000);
+    assert_true(limit_in(dir, "0::/a\n") == 1000000);
+    assert_true(limit_in(dir, "0::/\n") == all);
+    assert_true(limit_in(dir, "0::/gone/c\n") == all);
+    assert_true(limit_in(dir, "4:memory:/a\n") == all);
+    assert_true(limit_in(dir, "") == all);
+    put_file(dir, "memory.max", "3000\n");
+    assert_true(limit_in(dir, "0::/a/b\n") == 3000);
+    (void)snprintf(remove, sizeof(remove), "rm -r %s", dir);
+    assert_int_equal(system(remove), 0);
+}
+
 static int config(struct vl_config *c, const char *kind, const char *text, struct vl_error *err)
 {
     char file[32];
@@ -152,6 +224,9 @@ static void configuration_errors_explain_themselves(void **state)
         {"conf", "[Manger]\nMaxStreams=3\n", "unknown section [Manger]; did you mean [Manager]?"},
         {"conf", "[Manager]\nMaxStreams=0\n", "d/porch.conf:2: MaxStreams= is '0'"},
         {"conf", "[Manager]\nMaxStreams=65\n", "d/porch.conf:2: "},
+        {"conf", "[Manager]\nMemoryBudget=2GB\n", "d/porch.conf:2: MemoryBudget= is '2GB', not a size"},
+        {"model", "[Model]\nText=a\nKVFormat=q8_0\n", "d/porch.model:3: KVFormat= is 'q8_0', not f16"},
+        {"model", "[Model]\nText=a\nPreload=later\n", "d/porch.model:3: Preload="},
         {"conf", "[Manager]\nWorkers=4294967297\n", "d/porch.conf:2: "},
         {"model", "[Model]\nProjector=b\n", "needs Text="},
         {"stream", "[Stream]\nLoop=yes\n", "needs one of Uri= and Path="},
@@ -320,6 +395,8 @@ int main(void)
         cmocka_unit_test(ini_is_read_as_systemd_writes_it),
         cmocka_unit_test(ini_errors_say_the_line),
         cmocka_unit_test(times_and_words),
+        cmocka_unit_test(sizes),
+        cmocka_unit_test(memory_is_what_the_groups_above_allow),
         cmocka_unit_test(configuration),
         cmocka_unit_test(configuration_errors_explain_themselves),
         cmocka_unit_test(limits_hold_from_both_sides),

@@ -4,6 +4,8 @@
  * events, progress, budget, an end half way. */
 #include "tests/unit/engine_driver.h"
 
+#include <inttypes.h>
+
 /* ---- words alone ---- */
 
 static void test_a_question_without_a_stream_begins_a_sequence_of_its_own(void **state)
@@ -280,6 +282,34 @@ static void test_a_load_that_fails_half_way(void **state)
     stop(l);
 }
 
+/* Two engines share a budget that is enough for one and a half. */
+static void test_a_shared_budget_is_taken_and_given_back(void **state)
+{
+    (void)state;
+    struct vl_budget all;
+    struct vl_engine_opts o = {.model = "good", .n_workers = 1, .budget = &all};
+    vl_budget_init(&all, 0);
+    struct log *first = start_with(&o);
+    pump(first, &first->n_ready, 1);
+    const uint64_t need = vl_budget_used(&all);
+    assert_true(need > 0);
+    all.limit = need + need / 2; /* nobody reads it now */
+    struct log *second = start_with(&o);
+    pump(second, &second->n_failed, 1);
+    assert_int_equal(second->error.code, -EDQUOT);
+    uint64_t missing = 0;
+    assert_int_equal(sscanf(strstr(second->error.msg, "), ") + 3, "%" SCNu64 " more than is left", &missing),
+                     1);
+    assert_int_equal(missing, need - need / 2);
+    assert_int_equal(vl_budget_used(&all), need);
+    stop(second);
+    stop(first);
+    assert_int_equal(vl_budget_used(&all), 0);
+    second = start_with(&o);
+    pump(second, &second->n_ready, 1);
+    stop(second);
+}
+
 /* The budget is compared before a byte of weights is read, and one byte decides. */
 static void test_a_budget_that_is_too_small_names_what_is_missing(void **state)
 {
@@ -344,6 +374,7 @@ int main(void)
         cmocka_unit_test(test_loading_is_told_with_its_bytes_and_progress),
         cmocka_unit_test(test_a_load_that_fails_half_way),
         cmocka_unit_test(test_a_budget_that_is_too_small_names_what_is_missing),
+        cmocka_unit_test(test_a_shared_budget_is_taken_and_given_back),
         cmocka_unit_test(test_the_end_does_not_wait_for_the_load),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
