@@ -32,7 +32,8 @@ int vl_error_prefix(struct vl_error *err, int code, const char *fmt, ...)
     va_start(ap, fmt);
     (void)vsnprintf(head, sizeof(head), fmt, ap);
     va_end(ap);
-    (void)snprintf(err->msg, sizeof(err->msg), "%.100s: %.136s", head, old);
+    (void)snprintf(err->msg, sizeof(err->msg), "%.100s: ", head);
+    (void)strncat(err->msg, old, sizeof(err->msg) - strlen(err->msg) - 1); /* cut at the end, if at all */
     vl_text_clean(err->msg);
     err->code = code;
     return code;

@@ -10,7 +10,6 @@
 #include "engine/inspect.h"
 
 #include <cjson/cJSON.h>
-#include <getopt.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -118,9 +117,8 @@ static int parse(struct check *c, int argc, char **argv, int *ret_code)
                                             {"help", no_argument, NULL, HELP},
                                             {0}};
     int o;
-    argv[0] = (char *)"vlmd check"; /* getopt puts it before what it says */
     *ret_code = VL_EXIT_USAGE;
-    while ((o = getopt_long(argc, argv, "", options, NULL)) >= 0)
+    while ((o = vl_subcommand_option("check", argc, argv, options)) >= 0)
         switch (o) {
         case BACKEND:
             c->backend = optarg;

@@ -11,7 +11,6 @@
 #include "engine/inspect.h"
 
 #include <cjson/cJSON.h>
-#include <getopt.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -181,9 +180,8 @@ static int parse(struct plan_args *a, int argc, char **argv, int *ret_code)
                                             {"help", no_argument, NULL, HELP},
                                             {0}};
     int o, r = 0;
-    argv[0] = (char *)"vlmd plan"; /* getopt puts it before what it says */
     *ret_code = VL_EXIT_USAGE;
-    while (r == 0 && (o = getopt_long(argc, argv, "", options, NULL)) >= 0)
+    while (r == 0 && (o = vl_subcommand_option("plan", argc, argv, options)) >= 0)
         switch (o) {
         case MODEL:
             a->from.text = optarg;

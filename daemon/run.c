@@ -449,6 +449,12 @@ static int check(struct run *r, struct vl_error *err)
             "%s cannot see by itself: add --mmproj F.gguf, the file that is offered beside it "
             "with 'mmproj' in its name",
             r->model->text);
+    if (r->a->stream_fd >= 0 && !VLMD_HAVE_FILES)
+        return vl_error_set(
+            err, -ENOTSUP,
+            "%s: this vlmd was built without GStreamer and reads no video files; pictures and "
+            "test: URIs it does",
+            r->a->stream);
     if (access(ingest, X_OK) < 0)
         return vl_error_set(err, -errno,
                             "%s: %s; vlmd-ingest reads videos and pictures for vlmd: install it there, or "

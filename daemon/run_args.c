@@ -11,7 +11,6 @@
 #include "daemon/subcommand.h"
 
 #include <ctype.h>
-#include <getopt.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -263,7 +262,7 @@ static int take_setting(struct vl_run_args *a, int c, const char *value)
     case DEBUG:
         vl_log_set_level(VL_LOG_DEBUG);
         return 0;
-    default: /* getopt has said what is wrong */
+    default: /* it has been said what is wrong */
         return -EINVAL;
     }
 }
@@ -309,9 +308,8 @@ int vl_run_args_parse(struct vl_run_args *ret, int argc, char **argv, int *ret_c
     int c, r = 0;
     *ret = (struct vl_run_args){
         .stream_fd = -1, .every_usec = 1000000, .gate = VL_GATE_NONE, .sampling = VL_SAMPLING_GREEDY};
-    argv[0] = (char *)"vlmd run"; /* getopt puts it before what it says */
     *ret_code = VL_EXIT_USAGE;
-    while (r == 0 && (c = getopt_long(argc, argv, "", options, NULL)) >= 0) {
+    while (r == 0 && (c = vl_subcommand_option("run", argc, argv, options)) >= 0) {
         if (c == HELP) {
             (void)fputs(help, stdout);
             *ret_code = VL_EXIT_OK;

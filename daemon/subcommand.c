@@ -9,7 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { MAX_NEAR = 32 };
+enum { MAX_NEAR = 32, MAX_NAME = 64 };
 
 int vl_subcommand_usage(const char *word, const char *fmt, ...)
 {
@@ -17,9 +17,38 @@ int vl_subcommand_usage(const char *word, const char *fmt, ...)
     va_start(ap, fmt);
     (void)fprintf(stderr, "vlmd %s: ", word);
     (void)vfprintf(stderr, fmt, ap);
-    (void)fprintf(stderr, "; see vlmd %s --help\n", word);
+    (void)fprintf(stderr, " (vlmd %s --help)\n", word);
     va_end(ap);
     return -EINVAL;
+}
+
+static int refuse_option(const char *word, const char *arg, const struct option *all)
+{
+    const char *known[MAX_NEAR];
+    char name[MAX_NAME];
+    size_t n = 0, len = strcspn(arg, "=");
+    for (; all[n].name && n < MAX_NEAR; n++)
+        known[n] = all[n].name;
+    (void)snprintf(name, sizeof(name), "%.*s", len < MAX_NAME ? (int)len : MAX_NAME - 1, arg);
+    const char *bare = name + strspn(name, "-"), *near = vl_nearest(bare, known, n);
+    if (near && !strcmp(near, bare))
+        (void)vl_subcommand_usage(word, "%s takes no value", name);
+    else if (near)
+        (void)vl_subcommand_usage(word, "unknown option %s; did you mean --%s?", name, near);
+    else
+        (void)vl_subcommand_usage(word, "unknown option %s", name);
+    return '?';
+}
+
+int vl_subcommand_option(const char *word, int argc, char **argv, const struct option *all)
+{
+    opterr = 0;
+    int c = getopt_long(argc, argv, ":", all, NULL);
+    if (c == ':')
+        (void)vl_subcommand_usage(word, "%s needs a value", argv[optind - 1]);
+    if (c == ':')
+        return '?';
+    return c == '?' ? refuse_option(word, argv[optind - 1], all) : c;
 }
 
 int vl_subcommand_number(const char *word, const char *name, const char *value, uint64_t max, uint64_t *ret)

@@ -4,6 +4,8 @@
 #define VL_DAEMON_SUBCOMMAND_H
 #include "daemon/config.h"
 
+#include <getopt.h>
+
 /* What the vlmd program does in place of being a daemon: `vlmd run ...` and its like. argv[0] is the word,
  * the rest its options; each has its own --help. Returns the exit code. */
 struct vl_subcommand {
@@ -21,8 +23,11 @@ enum {
     VL_EXIT_INTERRUPTED = 130 /* by Ctrl-C; 143 by SIGTERM */
 };
 
-/* "vlmd WORD: ...; see vlmd WORD --help" on stderr. Returns -EINVAL. */
+/* "vlmd WORD: ... (vlmd WORD --help)" on stderr. Returns -EINVAL. */
 int vl_subcommand_usage(const char *word, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* The next option, as getopt_long has it: its val, or -1 at their end. What is no option, or lacks its value,
+ * is told as above, with the nearest there is: '?'. */
+int vl_subcommand_option(const char *word, int argc, char **argv, const struct option *all);
 /* A whole number up to max, of the option name; what is none is told as above. */
 int vl_subcommand_number(const char *word, const char *name, const char *value, uint64_t max, uint64_t *ret);
 

@@ -92,7 +92,7 @@ static int new_of_fd(struct vl_weights **ret, int fd_taken, const char *name, st
     if (fstat(fd, &st) < 0)
         return vl_error_set(err, -errno, "%.90s: cannot look at it: %m", name);
     if (!S_ISREG(st.st_mode))
-        return vl_error_set(err, -EINVAL, "%.90s is %s; a model is a regular file", name,
+        return vl_error_set(err, -EINVAL, "%.90s is %s; a model is a regular file, named .gguf", name,
                             S_ISDIR(st.st_mode) ? "a folder" : "a device, pipe or socket");
     struct vl_weights *w = calloc(1, sizeof(*w));
     if (!w)

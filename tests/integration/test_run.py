@@ -223,7 +223,10 @@ class Wrong(Case):
     def test_usage(self):
         for pattern, args in (
             ("name a file, or --ask", []),
-            ("--sed", ["--sed=3"]),
+            ("did you mean --seed", ["--sede=3"]),
+            ("--steams", ["--steams"]),
+            ("needs a value", [FAST, "--ask"]),
+            ("takes no value", [FAST, "--json=yes"]),
             ("not a time", [FAST, "--every", "fast"]),
             ("its range", [FAST, "--every", "1ms"]),
             ("whole number", [FAST, "--max-tokens", "-3"]),
