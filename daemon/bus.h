@@ -9,8 +9,9 @@
 
 #include <systemd/sd-bus.h>
 
-/* One bus_<interface>.c each: handlers, then its vtable. A slot holds the object on the bus; unref takes it
- * off. All on the main thread. */
+/* One bus_<interface>.c each: handlers, then its vtable. Handlers do not ask who calls: access.c has a row
+ * for each method and decided before. A slot holds the object on the bus; unref takes it off. All on the main
+ * thread. */
 int vl_bus_manager_add(struct vl_manager *m, sd_bus_slot **ret);
 int vl_bus_stream_add(struct vl_stream *s, sd_bus_slot **ret);
 int vl_bus_model_add(struct vl_daemon_model *d, sd_bus_slot **ret);
@@ -33,7 +34,4 @@ struct vl_query_end {
 };
 int vl_bus_query_emit_finished(struct vl_query *q, const struct vl_query_end *end);
 int vl_bus_append_query_end(sd_bus_message *m, const struct vl_query_end *end, bool untrusted); /* an a{sv} */
-
-/* 0: access.h has decided before any handler runs. */
-int vl_bus_check_caller(struct vl_manager *m, sd_bus_message *call, sd_bus_error *e);
 #endif

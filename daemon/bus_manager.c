@@ -21,12 +21,6 @@ static const uint64_t ask_deadline = 60 * USEC_PER_SEC, ask_text_deadline = 20 *
                       max_deadline = 3600 * USEC_PER_SEC, max_time = UINT64_C(1) << 53;
 enum { DEFAULT_TOKENS = 256 };
 
-int vl_bus_check_caller(struct vl_manager *m, sd_bus_message *call, sd_bus_error *e)
-{
-    (void)m, (void)call, (void)e;
-    return 0;
-}
-
 /* ---- streams ---- */
 
 static int add_stream(struct vl_manager *m, sd_bus_message *call, struct vl_stream_spec *spec,
@@ -35,8 +29,8 @@ static int add_stream(struct vl_manager *m, sd_bus_message *call, struct vl_stre
     vl_auto(vl_client) client = NULL;
     struct vl_daemon_model *model;
     struct vl_stream *s;
-    int r = vl_bus_check_caller(m, call, e);
-    if (r < 0 || (r = vl_stream_spec_read(call, spec, e)) < 0)
+    int r = vl_stream_spec_read(call, spec, e);
+    if (r < 0)
         return r;
     model = spec->model ? vl_manager_find_model(m, spec->model) : m->default_model;
     if (spec->model && !model)
@@ -217,8 +211,8 @@ static int read_options(struct vl_manager *m, sd_bus_message *call, bool pipe, s
 static int read_ask(struct vl_manager *m, sd_bus_message *call, bool pipe, struct vl_query_opts *o,
                     sd_bus_error *e)
 {
-    int r = vl_bus_check_caller(m, call, e);
-    if (r < 0 || (r = read_streams(m, call, o, e)) < 0 || (r = read_question(call, &o->question, e)) < 0)
+    int r = read_streams(m, call, o, e);
+    if (r < 0 || (r = read_question(call, &o->question, e)) < 0)
         return r;
     return read_options(m, call, pipe, o, e);
 }
@@ -311,11 +305,10 @@ static int check_eyes(const struct vl_manager *m, const struct vl_daemon_model *
 static int read_ask_image(struct vl_manager *m, sd_bus_message *call, bool pipe, int fd[VL_LIMIT_IMAGES],
                           struct vl_query_opts *o, sd_bus_error *e)
 {
-    int r = vl_bus_check_caller(m, call, e);
     o->image_fd = fd;
-    if (r < 0 || (r = read_images(call, fd, &o->n_images, e)) < 0 ||
-        (r = read_question(call, &o->question, e)) < 0 || (r = read_options(m, call, pipe, o, e)) < 0 ||
-        (o->n_images && (r = check_eyes(m, o->model, e)) < 0))
+    int r = read_images(call, fd, &o->n_images, e);
+    if (r < 0 || (r = read_question(call, &o->question, e)) < 0 ||
+        (r = read_options(m, call, pipe, o, e)) < 0 || (o->n_images && (r = check_eyes(m, o->model, e)) < 0))
         return r;
     return vl_daemon_model_want(m, o->model, e);
 }
