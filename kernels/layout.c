@@ -75,15 +75,13 @@ struct vl_tensor vl_layout_tensor(const struct vl_tensor *stored, void *data)
 }
 
 /* n rows (up to 16) of k elements; the missing ones become zero. */
-static void pack_elements(char *dst, const char *const *row, size_t n, size_t k, size_t size)
+static inline void pack_elements(char *dst, const char *const *row, size_t n, size_t k, size_t size)
 {
-    for (size_t i = 0; i < k; i++)
-        for (size_t j = 0; j < VL_PANEL; j++, dst += size) {
-            if (j < n)
-                memcpy(dst, row[j] + i * size, size);
-            else
-                memset(dst, 0, size);
-        }
+    if (n < VL_PANEL)
+        memset(dst, 0, k * VL_PANEL * size);
+    for (size_t i = 0; i < k; i++, dst += VL_PANEL * size)
+        for (size_t j = 0; j < n; j++)
+            memcpy(dst + j * size, row[j] + i * size, size);
 }
 
 static void put_codes(char *dst, const int8_t *q, size_t j, const struct vl_layout_info *f)
@@ -144,19 +142,26 @@ void vl_layout_pack(void *dst, const struct vl_tensor *stored, size_t first, siz
             row[j] = (const char *)stored->data + (p * VL_PANEL + j) * stored->stride[0];
         if (f->split)
             pack_blocks(panel, row, n, k, f);
+        else if (f->block_bytes == 2)
+            pack_elements(panel, row, n, k, 2);
         else
-            pack_elements(panel, row, n, k, f->block_bytes);
+            pack_elements(panel, row, n, k, 4);
     }
 }
 
 /* Elements that are stored as they are. */
 static void unpack_elements(float *dst, enum vl_layout layout, const char *p, size_t n)
 {
-    void (*unpack)(float *, const void *, size_t) = layout == VL_LAYOUT_F32   ? vl_f32_unpack
-                                                    : layout == VL_LAYOUT_F16 ? vl_f16_unpack
-                                                                              : vl_bf16_unpack;
-    for (size_t i = 0; i < n; i++)
-        unpack(dst + i, p + code_bytes(&layouts[layout], i), 1);
+    if (layout == VL_LAYOUT_F32) {
+        for (size_t i = 0; i < n; i++)
+            memcpy(dst + i, p + i * VL_PANEL * 4, 4);
+        return;
+    }
+    for (size_t i = 0; i < n; i++) {
+        uint16_t h;
+        memcpy(&h, p + i * VL_PANEL * 2, 2);
+        dst[i] = layout == VL_LAYOUT_F16 ? vl_f16_to_f32(h) : vl_bf16_to_f32(h);
+    }
 }
 
 static int code_at(const char *codes, size_t i, size_t j, const struct vl_layout_info *f)

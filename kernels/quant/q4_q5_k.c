@@ -31,9 +31,12 @@ static void split(struct vl_block *b, const uint8_t *in, const uint8_t *high, co
     vl_block_init(b, LEN, vl_block_get16(in), vl_block_get16(in + 2) ^ 0x8000);
     b->len = GROUP;
     split_scales(b, in + SCALES);
-    for (int i = 0; i < LEN; i++) {
-        int g = i / GROUP, l = i % GROUP, q = low[g / 2 * GROUP + l] >> g % 2 * 4 & 15;
-        b->q[i] = (int8_t)(high ? q | (high[l] >> g & 1) << 4 : q);
+    for (int g = 0; g < GROUPS; g++) {
+        const uint8_t *four = low + g / 2 * GROUP;
+        for (int l = 0; l < GROUP; l++) {
+            int fifth = high ? high[l] >> g & 1 : 0;
+            b->q[g * GROUP + l] = (int8_t)((four[l] >> g % 2 * 4 & 15) | fifth << 4);
+        }
     }
 }
 

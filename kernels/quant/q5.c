@@ -13,10 +13,10 @@ enum { LEN = 32, Q5_0_BYTES = 22, Q5_1_BYTES = 24 };
 /* in: the fifth bits, then the nibbles. */
 static void split_codes(int8_t *q, const uint8_t *in, int zero)
 {
-    for (int i = 0; i < LEN; i++) {
-        uint8_t byte = in[4 + i % (LEN / 2)];
-        int low = i < LEN / 2 ? byte & 15 : byte >> 4, high = in[i / 8] >> i % 8 & 1;
-        q[i] = (int8_t)((low | high << 4) - zero);
+    uint32_t fifth = in[0] | (uint32_t)in[1] << 8 | (uint32_t)in[2] << 16 | (uint32_t)in[3] << 24;
+    for (int j = 0; j < LEN / 2; j++) {
+        q[j] = (int8_t)((in[4 + j] & 15) + (int)(fifth >> j & 1) * 16 - zero);
+        q[j + LEN / 2] = (int8_t)((in[4 + j] >> 4) + (int)(fifth >> (j + LEN / 2) & 1) * 16 - zero);
     }
 }
 

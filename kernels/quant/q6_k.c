@@ -9,18 +9,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { LEN = 256, GROUP = 16, GROUPS = 16, UPPER = 128, SCALES = 192, D = 208, BYTES = 210 };
-
-/* Where element i has its bits. */
-struct place {
-    int low, low_shift, upper, upper_shift;
-};
-
-static struct place place_of(int i)
-{
-    int half = i / 128, p = i % 128 / 32, l = i % 32;
-    return (struct place){half * 64 + p % 2 * 32 + l, p / 2 * 4, UPPER + half * 32 + l, 2 * p};
-}
+enum { LEN = 256, PART = 32, GROUP = 16, GROUPS = 16, UPPER = 128, SCALES = 192, D = 208, BYTES = 210 };
 
 void vl_q6_k_split(struct vl_block *ret, const void *block)
 {
@@ -29,10 +18,11 @@ void vl_q6_k_split(struct vl_block *ret, const void *block)
     ret->len = GROUP;
     memcpy(ret->scale, in + SCALES, GROUPS);
     memset(ret->min, 1, sizeof(ret->min));
-    for (int i = 0; i < LEN; i++) {
-        struct place p = place_of(i);
-        int q = (in[p.low] >> p.low_shift & 15) | (in[p.upper] >> p.upper_shift & 3) << 4;
-        ret->q[i] = (int8_t)(q - 32);
+    for (int i = 0; i < LEN; i += PART) {
+        int p = i % 128 / PART;
+        const uint8_t *low = in + i / 128 * 64 + p % 2 * PART, *upper = in + UPPER + i / 128 * PART;
+        for (int l = 0; l < PART; l++)
+            ret->q[i + l] = (int8_t)(((low[l] >> p / 2 * 4 & 15) | (upper[l] >> 2 * p & 3) << 4) - 32);
     }
 }
 
@@ -65,9 +55,9 @@ static void pack_block(uint8_t *out, const float *x)
     for (int i = 0; i < LEN; i++) {
         float step = d * (float)(int8_t)out[SCALES + i / GROUP];
         int q = 32 + (step != 0 ? nearest(x[i] / step, -32, 31) : 0);
-        struct place p = place_of(i);
-        out[p.low] |= (uint8_t)((q & 15) << p.low_shift);
-        out[p.upper] |= (uint8_t)(q >> 4 << p.upper_shift);
+        int half = i / 128, p = i % 128 / PART, l = i % PART;
+        out[half * 64 + p % 2 * PART + l] |= (uint8_t)((q & 15) << p / 2 * 4);
+        out[UPPER + half * PART + l] |= (uint8_t)(q >> 4 << 2 * p);
     }
 }
 
