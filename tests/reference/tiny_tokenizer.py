@@ -33,7 +33,7 @@ def pipeline(model):
     return t
 
 
-def make_tokenizer(n_words):
+def make_tokenizer(n_words, added=ADDED):
     """n_words: entries before the added tokens, bytes included"""
     t = pipeline(models.BPE())
     t.train_from_iterator([TEXT], trainers.BpeTrainer(
@@ -47,7 +47,7 @@ def make_tokenizer(n_words):
         vocab[newline * 2] = len(vocab)
         merges.append((newline, newline))
     t = pipeline(models.BPE(vocab=vocab, merges=merges))
-    t.add_special_tokens([AddedToken(x, special=True, normalized=False) for x in BASE + ADDED])
+    t.add_special_tokens([AddedToken(x, special=True, normalized=False) for x in BASE + added])
     p = PreTrainedTokenizerFast(
         tokenizer_object=t, bos_token="<|im_start|>", eos_token="<end_of_utterance>", unk_token="<|endoftext|>",
         pad_token="<|im_end|>", clean_up_tokenization_spaces=False, model_max_length=8192,

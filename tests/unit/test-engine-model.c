@@ -16,6 +16,7 @@
 #include <string.h>
 
 static char text_file[512], mmproj_file[512], f32_text_file[512], f32_mmproj_file[512];
+static char tiles_text_file[512], tiles_mmproj_file[512];
 enum { SIDE = 96, N_FRAMES = 40, CAPTION = 512 };
 
 /* ---- allocations of other threads than this one are counted while armed (ld --wrap) ---- */
@@ -101,6 +102,7 @@ struct run {
     uint32_t n_seen, n_captions, n_done, n_ready, n_failed;
     struct vl_session_stats stats;
     struct vl_error error;
+    struct vl_turn_stats turn; /* of the last answer */
     char caption[N_FRAMES][CAPTION];
     char answer[65536]; /* of all turns, in order of arrival */
 };
@@ -131,8 +133,10 @@ static void pump(struct run *r, const uint32_t *n, uint32_t want)
             r->n_seen++;
             r->stats = ev.session_stats;
         }
-        if (ev.type == VL_EVENT_TURN_DONE)
+        if (ev.type == VL_EVENT_TURN_DONE) {
             assert_int_equal(ev.status, VL_TURN_OK);
+            r->turn = ev.turn_stats;
+        }
     }
 }
 
@@ -268,6 +272,47 @@ static void test_frames_and_tokens_allocate_nothing(void **state)
     stop(r);
 }
 
+/* ---- pictures ---- */
+
+static void ask_about(struct run *r, int n_pictures)
+{
+    struct vl_frame *f[2] = {NULL, NULL};
+    uint64_t id;
+    for (int i = 0; i < n_pictures; i++)
+        f[i] = new_frame(7 * i + 1);
+    const struct vl_ask q = {.image = f,
+                             .n_images = (uint32_t)n_pictures,
+                             .text = "What is it?",
+                             .max_tokens = 12,
+                             .sampling = {.top_p = 1, .repeat_penalty = 1}};
+    assert_int_equal(vl_engine_ask(r->e, &q, &id, NULL), 0);
+    for (int i = 0; i < n_pictures; i++)
+        (void)vl_frame_unref(f[i]);
+    pump(r, &r->n_done, r->n_done + 1);
+}
+
+/* Stills of 17 views; the length of the prompt is the reference's, and neither workers nor what was asked
+ * before change a word. */
+static void test_pictures_of_many_views(void **state)
+{
+    (void)state;
+    struct run *one = start(tiles_text_file, tiles_mmproj_file, 1),
+               *two = start(tiles_text_file, tiles_mmproj_file, 2);
+    ask_about(one, 1);
+    ask_about(two, 1);
+    assert_int_equal(one->turn.n_prompt, 1430);
+    assert_true(one->answer[0] != '\0');
+    assert_string_equal(one->answer, two->answer);
+    ask_about(one, 0);
+    assert_int_equal(one->turn.n_prompt, 14);
+    one->answer[0] = two->answer[0] = '\0';
+    ask_about(one, 1);
+    ask_about(two, 1);
+    assert_string_equal(one->answer, two->answer);
+    stop(one);
+    stop(two);
+}
+
 /* ---- files that cannot be used ---- */
 
 static void copy_file(const char *from, const char *to, size_t keep, size_t poison_from)
@@ -335,10 +380,13 @@ int main(int argc, char **argv)
     (void)snprintf(mmproj_file, sizeof(mmproj_file), "%s/even-q8_0-mmproj.gguf", folder);
     (void)snprintf(f32_text_file, sizeof(f32_text_file), "%s/odd-f32-text.gguf", folder);
     (void)snprintf(f32_mmproj_file, sizeof(f32_mmproj_file), "%s/odd-f32-mmproj.gguf", folder);
+    (void)snprintf(tiles_text_file, sizeof(tiles_text_file), "%s/tiles-f16-text.gguf", folder);
+    (void)snprintf(tiles_mmproj_file, sizeof(tiles_mmproj_file), "%s/tiles-f16-mmproj.gguf", folder);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_questions_leave_no_trace_in_the_commentary),
         cmocka_unit_test(test_workers_change_nothing),
         cmocka_unit_test(test_frames_and_tokens_allocate_nothing),
+        cmocka_unit_test(test_pictures_of_many_views),
         cmocka_unit_test(test_files_that_cannot_be_used_are_named),
         cmocka_unit_test(test_weights_that_are_not_numbers_end_the_session_by_name),
     };

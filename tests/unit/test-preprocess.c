@@ -4,6 +4,7 @@
 #include "base/workers.h"
 #include "tests/golden/taps.h"
 #include "vision/preprocess.h"
+#include "vision/tiles.h"
 
 #include <errno.h>
 #include <stdbool.h>
@@ -190,11 +191,110 @@ static void test_yuv(void **state)
     }
 }
 
+/* ---- stills ---- */
+
+static void test_tile_plans(void **state)
+{
+    (void)state;
+    static const struct {
+        uint32_t w, h, longest, tile;
+        struct vl_tile_plan want;
+    } cases[] = {
+        {1280, 720, 2048, 512, {2048, 1152, 2048, 1536, 3, 4, 13}},
+        {4000, 3000, 2048, 512, {2048, 1536, 2048, 1536, 3, 4, 13}},
+        {64, 64, 2048, 512, {2048, 2048, 2048, 2048, 4, 4, 17}},
+        {3000, 4000, 1536, 384, {1152, 1536, 1152, 1536, 4, 3, 13}},
+        {1000, 400, 2048, 512, {2048, 820, 2048, 1024, 2, 4, 9}},
+        {300, 1, 2048, 512, {2048, 6, 2048, 512, 1, 4, 5}},
+        {1, 8192, 2048, 512, {1, 2048, 512, 2048, 4, 1, 5}},
+        {90, 50, 512, 512, {512, 284, 512, 512, 0, 0, 1}},
+        {1,
+         1,
+         55,
+         55,
+         {55, 56, 110, 110, 2, 2, 5}}, /* an odd edge: rounded up to even, as the reference does */
+    };
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        struct vl_tile_plan p;
+        uint32_t side;
+        vl_tile_plan_init(&p, cases[i].w, cases[i].h, cases[i].longest, cases[i].tile);
+        if (memcmp(&p, &cases[i].want, sizeof(p)) != 0)
+            fail_msg("case %zu: %ux%u, %ux%u, %u rows, %u columns", i, p.big_w, p.big_h, p.cut_w, p.cut_h,
+                     p.rows, p.cols);
+        assert_true(p.n_views <= vl_tile_max_views(cases[i].longest, cases[i].tile, &side));
+        assert_true(p.rows <= side && p.cols <= side);
+    }
+}
+
+/* No shape needs more room than was taken for it. */
+static void test_tile_bounds(void **state)
+{
+    (void)state;
+    struct test_rng rng = test_rng_new("tiles");
+    for (int round = 0; round < 20000; round++) {
+        const uint32_t tile = 1 + test_randn(&rng, 600), longest = tile + test_randn(&rng, 3000);
+        struct vl_tile_plan p;
+        uint32_t side;
+        vl_tile_plan_init(&p, 1 + test_randn(&rng, 8192), 1 + test_randn(&rng, 8192), longest, tile);
+        const uint32_t n = vl_tile_max_views(longest, tile, &side);
+        assert_true(p.big_w >= 1 && p.big_h >= 1 && p.big_w <= longest + 1 && p.big_h <= longest + 1);
+        assert_true(p.cut_w % tile == 0 && p.cut_h % tile == 0 && p.cut_w && p.cut_h);
+        assert_true(p.cut_w <= side * tile && p.cut_h <= side * tile && p.n_views <= n);
+    }
+}
+
+static void check_views(struct vl_tiles *t, uint32_t w, uint32_t h, const int32_t *want, uint32_t n)
+{
+    uint8_t *pixels = test_picture(w, h);
+    struct vl_frame f = test_frame_rgb(pixels, w, h);
+    assert_int_equal(vl_tiles_take(t, NULL, &f), 0);
+    free(pixels);
+    vl_tiles_cut(t, NULL);
+    assert_int_equal(t->plan.n_views, n);
+    for (uint32_t i = 0; i < n; i++) {
+        const struct vl_tensor v = vl_tiles_view(t, i);
+        uint64_t digest = UINT64_C(0xcbf29ce484222325), right;
+        for (uint32_t y = 0; y < v.dim[0]; y++)
+            for (uint32_t k = 0; k < 3 * v.dim[1]; k++)
+                digest = (digest ^ ((const uint8_t *)v.data)[y * v.stride[0] + k]) * UINT64_C(0x100000001b3);
+        memcpy(&right, want + 2 * (size_t)i, sizeof(right));
+        if (digest != right)
+            fail_msg("view %u of %ux%u differs from the reference", i, w, h);
+    }
+}
+
+/* As published models look at a still; one set of buffers for all shapes. */
+static void test_views(void **state)
+{
+    (void)state;
+    struct test_taps taps = test_taps_open(GOLDEN_DIR "/smolvlm/views.taps");
+    struct vl_tiles t[2];
+    assert_int_equal(vl_tiles_init(&t[0], 8192, 2048, 512), 0);
+    assert_int_equal(vl_tiles_init(&t[1], 8192, 1536, 384), 0);
+    for (uint32_t i = 0; i < taps.n; i++) {
+        struct test_tap_entry e = test_tap_at(&taps, i);
+        uint32_t w, h, longest;
+        assert_int_equal(sscanf(e.name, "%ux%u.%u", &w, &h, &longest), 3);
+        check_views(&t[longest == 1536], w, h, (const int32_t *)(const void *)(taps.bytes + e.offset),
+                    e.dim[0]);
+    }
+    struct vl_frame long_one = {.width = 8193, .height = 1};
+    assert_int_equal(vl_tiles_take(&t[0], NULL, &long_one), -EINVAL);
+    vl_tiles_done(&t[0]);
+    vl_tiles_done(&t[1]);
+    test_taps_close(&taps);
+    assert_int_equal(vl_tiles_init(&t[0], 100, 10, 11), -EINVAL);
+    vl_tiles_done(&t[0]);
+    assert_int_equal(vl_tiles_init(&t[0], 100, VL_TILES_MAX_LONGEST + 1, 512), -EINVAL);
+    vl_tiles_done(&t[0]);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_rows),    cmocka_unit_test(test_squares), cmocka_unit_test(test_frame_path),
-        cmocka_unit_test(test_refuses), cmocka_unit_test(test_yuv),
+        cmocka_unit_test(test_rows),        cmocka_unit_test(test_squares), cmocka_unit_test(test_frame_path),
+        cmocka_unit_test(test_refuses),     cmocka_unit_test(test_yuv),     cmocka_unit_test(test_tile_plans),
+        cmocka_unit_test(test_tile_bounds), cmocka_unit_test(test_views),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
