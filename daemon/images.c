@@ -11,9 +11,6 @@
 #include <stdbool.h>
 #include <string.h>
 
-/* The encoders look at no more than this on the longest side, so a reader that can shrink for nothing may. */
-enum { WANT_SIDE = 2048 };
-
 struct image {
     struct vl_images *of;
     int fd; /* until its child has it */
@@ -131,7 +128,7 @@ static void on_read(void *user, struct vl_frame *f, const struct vl_error *err)
 static void start(struct vl_image_queue *q, struct vl_images *i)
 {
     struct image *image = &i->image[i->n_started++];
-    const struct vl_still_opts o = {.program = q->program, .fd = image->fd, .want_side = WANT_SIDE};
+    const struct vl_still_opts o = {.program = q->program, .fd = image->fd, .want_side = VL_STILL_MODEL_SIDE};
     i->served = ++q->turn;
     int r = vl_still_new(&image->still, q->event, q->children, &o, on_read, image);
     vl_closep(&image->fd);

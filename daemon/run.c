@@ -308,7 +308,9 @@ static void read_next(struct run *r)
 {
     if (r->n_read == r->a->n_images)
         return;
-    struct vl_still_opts o = {.program = r->config->ingest_program, .fd = r->a->image_fd[r->n_read]};
+    struct vl_still_opts o = {.program = r->config->ingest_program,
+                              .fd = r->a->image_fd[r->n_read],
+                              .want_side = VL_STILL_MODEL_SIDE};
     int k = vl_still_new(&r->still, r->event, r->children, &o, on_picture, r);
     if (k == 0)
         return;

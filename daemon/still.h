@@ -9,6 +9,9 @@
 
 /* One encoded picture (JPEG, PNG, WebP) becomes a frame: a short-lived `vlmd-ingest --still` reads it, so
  * that no byte of it is parsed here. One owner; main thread. */
+/* The encoders look at no more than this on the longest side, so a reader that can shrink for nothing may.
+ * One number for all who show pictures to a model: it must not matter by which way they come. */
+enum { VL_STILL_MODEL_SIDE = 2048 };
 struct vl_still_opts {
     const char *program; /* path of vlmd-ingest; borrowed for the call */
     int fd;              /* regular file, memfd or pipe; borrowed for the call */

@@ -341,6 +341,27 @@ class Plan(Case):
             self.run_vlmd(*args, word="plan", rc=2)
 
 
+class Manual(Case):
+    """A page says all that --help says."""
+
+    def page(self, name):
+        return (ROOT / "docs/man" / name).read_text().replace("\\-", "-")
+
+    def test_options(self):
+        page = self.page("vlmd.1")
+        for word in ("run", "check", "plan", None):
+            args = [VLMD, word, "--help"] if word else [VLMD, "--help"]
+            text = subprocess.run(args, capture_output=True, text=True, check=True, env=self.env).stdout
+            for option in re.findall(r"--[a-z][a-z-]*", text):
+                self.assertIn(option, page, word)
+
+    def test_verbs(self):
+        page = self.page("vlmctl.1")
+        text = subprocess.run([VLMCTL, "--help"], capture_output=True, text=True, check=True).stdout
+        for verb in re.findall(r"(?m)^  vlmctl ([a-z]+)", text):
+            self.assertRegex(page, rf"\b{verb}\b")
+
+
 class Vlmctl(Case):
     def test_completion(self):
         script, _ = self.run_vlmd("bash", program=VLMCTL, word="completion")
