@@ -64,14 +64,18 @@ say "asked: $answer"
 captions=$(as alice vlmctl --system captions world --format text) || fail "captions by a member"
 as alice busctl --system call org.vlmd.Vision1 /org/vlmd/Vision1 org.vlmd.Vision1.Manager AskText 'aosa{sv}' \
     1 /org/vlmd/Vision1/stream/world "$question" 0 >/dev/null || fail "AskText by busctl"
+said=$(as alice vlmctl --system ask - "$question" </root/red.png) && [ -n "$said" ] || fail "a picture: $said"
+say "asked about a picture: $said"
 
 # ---- who may not ----
 said=$(as bob vlmctl --system status 2>&1) && grep -q world <<<"$said" || fail "all may read: $said"
 said=$(as bob vlmctl --system ask world "$question" 2>&1) && fail "one who is no member asked: $said"
 grep -q 'group vlmd' <<<"$said" || fail "the refusal does not help: $said"
-busctl --system introspect org.vlmd.Vision1 /org/vlmd/Vision1 | grep -q SetDefaultModel &&
-    as alice busctl --system call org.vlmd.Vision1 /org/vlmd/Vision1 org.vlmd.Vision1.Manager SetDefaultModel o /org/vlmd/Vision1/model/x 2>/dev/null &&
-    fail "a member changed the model without a password"
+said=$(as alice vlmctl --system model unload builtin 2>&1) && fail "a member unloaded the model without a password"
+grep -q 'password' <<<"$said" || fail "the refusal does not say that a password helps: $said"
+as bob vlmctl --system ask - "$question" </root/red.png >/dev/null 2>&1 && fail "one who is no member asked about a picture"
+as alice touch /var/lib/vlmd/models/mine.gguf && rm /var/lib/vlmd/models/mine.gguf || fail "a member may not add a model file"
+nsenter -m -t "$pid" touch /var/lib/vlmd/models/forged.gguf 2>/dev/null && fail "the daemon could write a model"
 
 # ---- polkit is really asked, and may be absent: about a stream that is not the caller's ----
 vlmctl --system stream add hall 'test:?seed=3&seconds=2' || fail "stream add by root"

@@ -36,6 +36,15 @@ if [ "$bus" = dbus-broker ]; then
 fi
 DESTDIR=$T/root meson install -C "$build" --no-rebuild >"$T/install.log" 2>&1 || { cat "$T/install.log"; exit 1; }
 cp "$here/inside.sh" "$here/../../data/sample.webm" "$T/root/root/"
+python3 - "$T/root/root/red.png" <<'EOP' || exit 1
+import struct, sys, zlib
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+rows = b"".join(b"\0" + b"\xff\0\0" * 64 for _ in range(64))
+with open(sys.argv[1], "wb") as f:
+    f.write(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">2I5B", 64, 64, 8, 2, 0, 0, 0)) +
+            chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+EOP
 for p in vlmd vlmctl; do
     chroot "$T/root" sh -c "ldd \$(command -v $p) | grep 'not found'" && skip "the tree lacks a library of $p; remove $tree and make it again"
 done
