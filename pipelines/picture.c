@@ -103,6 +103,20 @@ int vl_picture_init(struct vl_picture *p, uint32_t width, uint32_t height, unsig
     return 0;
 }
 
+/* A strip so low that its columns, where they become rows, are written while they are in the cache. */
+static void put_strip(const struct vl_picture *p, uint8_t *to, const uint8_t *rows, uint32_t n)
+{
+    ptrdiff_t step_x, step_y;
+    const size_t row = (size_t)PIXEL * p->width;
+    steps(p, &step_x, &step_y);
+    for (uint32_t x = 0; x < p->width; x++) {
+        uint8_t *at = to + (ptrdiff_t)x * step_x;
+        const uint8_t *from = rows + (size_t)PIXEL * x;
+        for (uint32_t y = 0; y < n; y++, at += step_y, from += row)
+            memcpy(at, from, PIXEL);
+    }
+}
+
 void vl_picture_put(struct vl_picture *p, const uint8_t *rows, uint32_t n)
 {
     ptrdiff_t step_x, step_y;
@@ -110,16 +124,13 @@ void vl_picture_put(struct vl_picture *p, const uint8_t *rows, uint32_t n)
     steps(p, &step_x, &step_y);
     uint8_t *to = p->pixels + origin(p, p->height) + (ptrdiff_t)p->n_rows * step_y;
     p->n_rows += n;
-    if (step_x == PIXEL) {
-        for (uint32_t y = 0; y < n; y++)
-            memcpy(to + (ptrdiff_t)y * step_y, rows + y * row, row);
-        return;
+    for (uint32_t m; n > 0; n -= m, rows += m * row, to += (ptrdiff_t)m * step_y) {
+        m = step_x == PIXEL ? 1 : n < VL_PICTURE_STRIP ? n : VL_PICTURE_STRIP;
+        if (step_x == PIXEL)
+            memcpy(to, rows, row);
+        else
+            put_strip(p, to, rows, m);
     }
-    /* A column of the strip lies close together where rows become columns. */
-    for (uint32_t x = 0; x < p->width; x++)
-        for (uint32_t y = 0; y < n; y++)
-            memcpy(to + (ptrdiff_t)x * step_x + (ptrdiff_t)y * step_y, rows + y * row + (size_t)PIXEL * x,
-                   PIXEL);
 }
 
 int vl_picture_seal(struct vl_picture *p, uint32_t n_rows, struct vl_frame_packet *ret, int *ret_memfd)

@@ -10,6 +10,7 @@
 /* An RGB24 picture being made in a memfd, to be sealed and sent. Decoders hand over rows from the top as the
  * file has them; each pixel is put where the camera's orientation (Exif, 1 to 8) says, so that nothing is
  * turned later. One owner; init, put, seal, done. */
+enum { VL_PICTURE_STRIP = 32 }; /* rows that are best handed over at once */
 struct vl_picture {
     uint32_t width, height; /* as the file has it, before it is turned */
     unsigned orientation;

@@ -18,7 +18,6 @@
 #include <jerror.h>
 
 enum {
-    STRIP_ROWS = 16,
     MAX_SCANS = 1000 /* the header's check has a lower one; this is for what slips by */
 };
 enum {
@@ -216,7 +215,7 @@ static void inks_to_light(uint8_t *row, uint32_t width)
 static uint32_t read_strip(struct reader *r)
 {
     uint32_t n = 0;
-    while (n < STRIP_ROWS && r->c.output_scanline < r->c.output_height) {
+    while (n < VL_PICTURE_STRIP && r->c.output_scanline < r->c.output_height) {
         JSAMPROW row = r->strip + (size_t)3 * n * r->c.output_width;
         if (jpeg_read_scanlines(&r->c, &row, 1) != 1)
             break; /* memory is no source that suspends */
@@ -242,7 +241,7 @@ static int start(struct reader *r, const uint8_t *p, size_t n, const struct vl_s
     r->c.scale_denom = denominator(h, want_side);
     (void)jpeg_start_decompress(&r->c); /* does not suspend */
     /* One pixel of four inks more, for the last row of a strip. */
-    r->strip = malloc((size_t)3 * STRIP_ROWS * r->c.output_width + r->c.output_width);
+    r->strip = malloc((size_t)3 * VL_PICTURE_STRIP * r->c.output_width + r->c.output_width);
     return r->strip ? 0 : vl_error_set(err, -ENOMEM, "no memory for a strip of %u pixels", r->c.output_width);
 }
 

@@ -13,7 +13,7 @@
 
 #include <png.h>
 
-enum { SIGNATURE = 8, CHUNK_HEAD = 8, CHUNK_CRC = 4, IHDR_BYTES = 13, STRIP_ROWS = 16 };
+enum { SIGNATURE = 8, CHUNK_HEAD = 8, CHUNK_CRC = 4, IHDR_BYTES = 13 };
 enum { MAX_CHUNK = 8 << 20 /* of what libpng itself keeps of a chunk */ };
 
 /* --------------------------------------------------------------------------------------------- the header
@@ -103,7 +103,7 @@ static int start(struct reader *r, const struct vl_still_header *h, int *ret_pas
     size_t row = (size_t)3 * h->width;
     if (png_get_rowbytes(r->png, r->info) != row)
         return vl_error_set(err, -ENOTSUP, "this PNG does not become RGB");
-    r->rows = calloc(*ret_passes > 1 ? h->height : STRIP_ROWS, row);
+    r->rows = calloc(*ret_passes > 1 ? h->height : VL_PICTURE_STRIP, row);
     return r->rows ? 0 : vl_error_set(err, -ENOMEM, "no memory for %u x %u pixels", h->width, h->height);
 }
 
@@ -120,7 +120,7 @@ static void read_rows(struct reader *r, struct vl_picture *out)
 {
     size_t row = (size_t)3 * out->width;
     for (uint32_t n, y = 0; y < out->height; y += n) {
-        for (n = 0; n < STRIP_ROWS && y + n < out->height; n++)
+        for (n = 0; n < VL_PICTURE_STRIP && y + n < out->height; n++)
             png_read_row(r->png, r->rows + n * row, NULL);
         vl_picture_put(out, r->rows, n);
     }
