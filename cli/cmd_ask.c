@@ -17,6 +17,7 @@ enum { MAX_PICTURE = 64 << 20 /* the daemon takes no more */ };
 
 struct question {
     const char *stream, *text; /* stream NULL: pictures, or the text alone */
+    const char *model;         /* NULL: the stream's, or the default one */
     struct vl_opt_list image;  /* "-": standard input */
     int image_fd[VL_OPT_LIST_MAX];
     unsigned n_open;
@@ -42,6 +43,19 @@ static int append_subject(sd_bus_message *m, const struct question *q, const cha
     return r < 0 ? r : sd_bus_message_close_container(m);
 }
 
+static int append_model(sd_bus_message *m, const char *name)
+{
+    char *path;
+    if (!name)
+        return 0;
+    int r = sd_bus_path_encode(VL_BUS_ROOT "/model", name, &path);
+    if (r < 0)
+        return r;
+    r = sd_bus_message_append(m, "{sv}", "Model", "o", path);
+    free(path);
+    return r;
+}
+
 static int build(struct vl_ctl *c, const struct question *q, const char *path, sd_bus_message **ret)
 {
     sd_bus_message *m = NULL;
@@ -51,7 +65,7 @@ static int build(struct vl_ctl *c, const struct question *q, const char *path, s
         (r = sd_bus_message_append(m, "s", q->text)) >= 0 &&
         (r = sd_bus_message_open_container(m, 'a', "{sv}")) >= 0 &&
         (r = sd_bus_message_append(m, "{sv}", "Format", "s", "jsonl")) >= 0 &&
-        (r = append_u64(m, "Since", q->since, 't')) >= 0 &&
+        (r = append_model(m, q->model)) >= 0 && (r = append_u64(m, "Since", q->since, 't')) >= 0 &&
         (r = append_u64(m, "Until", q->until, 't')) >= 0 &&
         (r = append_u64(m, "MaxTokens", q->max_tokens, 'u')) >= 0 &&
         (r = append_u64(m, "DeadlineUSec", q->deadline, 't')) >= 0 &&
@@ -216,6 +230,7 @@ static int run(struct vl_ctl *c, int argc, char **argv)
     const struct vl_opt opt[] = {
         {"--image", VL_OPT_LIST, &q.image},
         {"--text", VL_OPT_FLAG, &text_only},
+        {"--model", VL_OPT_TEXT, &q.model},
         {"--since", VL_OPT_TIME, &q.since},
         {"--until", VL_OPT_TIME, &q.until},
         {"--max-tokens", VL_OPT_NUMBER, &q.max_tokens},
@@ -242,9 +257,9 @@ const struct vl_verb vl_verb_ask = {
     .name = "ask",
     .usage = "  vlmctl ask NAME \"QUESTION\" [--since T] [--until T] [--max-tokens N] [--deadline SPAN] "
              "[--seed N]\n"
-             "  vlmctl ask --image FILE [--image FILE ...] \"QUESTION\"   (JPEG, PNG, WebP; at most 8)\n"
-             "  vlmctl ask - \"QUESTION\"                       (a picture from standard input)\n"
-             "  vlmctl ask --text \"QUESTION\"                  (no picture, the model alone)\n",
+             "  vlmctl ask --image FILE [--image FILE ...] \"QUESTION\" [--model NAME]   (JPEG, PNG, WebP)\n"
+             "  vlmctl ask - \"QUESTION\"        (a picture from standard input)\n"
+             "  vlmctl ask --text \"QUESTION\"   (no picture, the model alone)\n",
     .help =
         "Asks about what a stream shows and has shown, which never disturbs its captions, or about pictures.",
     .run = run,

@@ -202,6 +202,9 @@ class Images(Case):
             self.assertEqual((got.returncode, got.stdout), (0, b"7x9#0a141e \n"), got.stderr)
         got = self.ctl("--image", path, "--image", "-", "look", data=png(1, 2))
         self.assertEqual(got.stdout, b"7x9#0a141e 1x2#0a141e \n", got.stderr)
+        model = self.client.get(PATH, "Manager", "DefaultModel").rsplit("/", 1)[1]
+        self.assertEqual(self.ctl("--model", model, "--image", path, "look").stdout, b"7x9#0a141e \n")
+        self.assertIn(b"NoSuchModel", self.ctl("--model", "another", "--image", path, "look").stderr)
         got = self.ctl("--text", "echo hello")
         self.assertEqual((got.returncode, got.stdout), (0, b"hello\n"))
         got = self.ctl("--image", "/nonexistent.jpg", "look")
