@@ -14,7 +14,7 @@
 #include <unistd.h>
 
 struct spec {
-    const char *name, *source, *instruction, *gate, *reducer, *policy, *lifetime;
+    const char *name, *source, *model, *instruction, *gate, *reducer, *policy, *lifetime;
     uint64_t every, window, tokens_per_frame;
     bool no_captions, loop, realtime;
 };
@@ -29,13 +29,23 @@ static int put_bool(sd_bus_message *m, const char *key, bool set, bool v)
     return set ? sd_bus_message_append(m, "{sv}", key, "b", (int)v) : 0;
 }
 
+static int put_model(sd_bus_message *m, const char *name)
+{
+    char *path = NULL;
+    int r = name ? sd_bus_path_encode(VL_BUS_ROOT "/model", name, &path) : 0;
+    if (r >= 0 && name)
+        r = sd_bus_message_append(m, "{sv}", "Model", "o", path);
+    free(path);
+    return r;
+}
+
 static int put_spec(sd_bus_message *m, const struct spec *s, int fd)
 {
     int r;
     if ((r = sd_bus_message_open_container(m, 'a', "{sv}")) < 0 || (r = put_str(m, "Name", s->name)) < 0)
         return r;
     r = fd >= 0 ? sd_bus_message_append(m, "{sv}", "Fd", "h", fd) : put_str(m, "Uri", s->source);
-    if (r < 0 || (r = put_str(m, "Instruction", s->instruction)) < 0 ||
+    if (r < 0 || (r = put_model(m, s->model)) < 0 || (r = put_str(m, "Instruction", s->instruction)) < 0 ||
         (r = put_str(m, "Gate", s->gate)) < 0 || (r = put_str(m, "Reducer", s->reducer)) < 0 ||
         (r = put_str(m, "Policy", s->policy)) < 0 || (r = put_str(m, "Lifetime", s->lifetime)) < 0 ||
         (r = put_bool(m, "Captions", s->no_captions, false)) < 0 ||
@@ -110,6 +120,7 @@ static int cmd_add(struct vl_ctl *c, int argc, char **argv)
         {"--every", VL_OPT_SPAN, &s.every},
         {"--window", VL_OPT_SPAN, &s.window},
         {"--tokens-per-frame", VL_OPT_NUMBER, &s.tokens_per_frame},
+        {"--model", VL_OPT_TEXT, &s.model},
         {"--instruction", VL_OPT_TEXT, &s.instruction},
         {"--gate", VL_OPT_TEXT, &s.gate},
         {"--reducer", VL_OPT_TEXT, &s.reducer},
@@ -231,7 +242,8 @@ const struct vl_verb vl_verb_stream = {
     .name = "stream",
     .usage = "  vlmctl stream add NAME FILE|test:[?seed=N&seconds=N] [--every SPAN] [--window SPAN] "
              "[--realtime] [--loop]\n"
-             "                [--instruction TEXT] [--no-captions] [--gate none|change] [--reducer NAME]\n"
+             "                [--model NAME] [--instruction TEXT] [--no-captions] [--gate none|change] "
+             "[--reducer NAME]\n"
              "                [--tokens-per-frame N] [--policy NAME] [--lifetime client|daemon]\n"
              "  vlmctl stream list\n"
              "  vlmctl stream show NAME\n"

@@ -167,6 +167,7 @@ static const struct key conf_keys[] = {
 static const struct key model_keys[] = {
     {"Model", "Text", STRING, AT(vl_model_config, text), 0, 0},
     {"Model", "Projector", STRING, AT(vl_model_config, projector), 0, 0},
+    {"Model", "ContextTokens", COUNT, AT(vl_model_config, context_tokens), 1024, 1 << 20},
     {"Model", "Preload", PRELOAD, AT(vl_model_config, preload), 0, 0},
     {"Model", "KVFormat", KV_FORMAT, 0, 0, 0},
     {0},

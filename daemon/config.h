@@ -12,7 +12,8 @@
 enum vl_preload { VL_PRELOAD_UNSAID, VL_PRELOAD_NO, VL_PRELOAD_YES };
 struct vl_model_config {
     char *name;
-    char *text, *projector; /* its files; projector NULL: text alone */
+    char *text, *projector;  /* its files; projector NULL: text alone */
+    uint32_t context_tokens; /* 0: the model's own */
     enum vl_preload preload;
 };
 

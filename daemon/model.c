@@ -224,6 +224,7 @@ static int start_engine(struct vl_daemon_model *d, struct vl_error *err)
         .model = d->config->text,
         .mmproj = d->config->projector,
         .budget = &d->m->budget,
+        .context_tokens = d->config->context_tokens,
         .max_sessions = c->max_streams,
         .max_queue = c->max_queries,
         .n_workers = c->workers,

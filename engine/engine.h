@@ -34,10 +34,11 @@ struct vl_engine_opts {
     struct vl_budget *budget; /* shared with other engines, outlives this one; as max_bytes, of what the
                                * others leave of it. NULL: none */
     size_t kv_bytes; /* page pool; 0: the default window of max_sessions, and the reserve for max_forks */
-    uint32_t max_sessions; /* 0: 4 */
-    uint32_t max_queue;    /* turns accepted whose end has not been fetched, running ones included; 0: 64 */
-    uint32_t max_forks;    /* turns that run at once; 0: 4 */
-    uint32_t n_workers;    /* threads that compute, the engine's own included; 0: one per CPU we may use */
+    uint32_t context_tokens; /* of one sequence, at most the model's own; 0: the model's own */
+    uint32_t max_sessions;   /* 0: 4 */
+    uint32_t max_queue;      /* turns accepted whose end has not been fetched, running ones included; 0: 64 */
+    uint32_t max_forks;      /* turns that run at once; 0: 4 */
+    uint32_t n_workers;      /* threads that compute, the engine's own included; 0: one per CPU we may use */
 };
 
 /* What is asked of the watch over one stream. Strings and params are copied. */

@@ -110,7 +110,7 @@ static void measure_own(struct vl_machine *m, const struct vl_engine_opts *o)
     const uint32_t view = d->frame_tokens + VIEW_TEXT,
                    image = d->frame_tokens ? d->max_image_tokens / d->frame_tokens : 0;
     const uint32_t least = image * view + m->fork_tokens,
-                   most = d->n_ctx < OWN_TOKENS ? d->n_ctx : OWN_TOKENS;
+                   most = m->n_ctx < OWN_TOKENS ? m->n_ctx : OWN_TOKENS;
     uint32_t n = most;
     for (;; n -= n / 8) {
         const uint32_t n_views = d->frame_tokens ? n / view : 0;
@@ -166,10 +166,11 @@ static void measure(struct vl_machine *m, const struct vl_engine_opts *o, struct
     m->geometry = d->kv;
     m->geometry.page_slots = d->frame_tokens >= 32 || !d->frame_tokens ? 32 : 16;
     m->quantum = d->max_batch < QUANTUM ? d->max_batch : QUANTUM;
-    m->max_tokens = d->n_ctx < MAX_TOKENS ? d->n_ctx : MAX_TOKENS;
+    m->n_ctx = o->context_tokens && o->context_tokens < d->n_ctx ? o->context_tokens : d->n_ctx;
+    m->max_tokens = m->n_ctx < MAX_TOKENS ? m->n_ctx : MAX_TOKENS;
     m->max_sink = MAX_SINK;
     m->max_frame_ids = d->frame_tokens + FRAME_TEXT;
-    m->fork_tokens = d->n_ctx / 2 < FORK_TOKENS ? d->n_ctx / 2 : FORK_TOKENS;
+    m->fork_tokens = m->n_ctx / 2 < FORK_TOKENS ? m->n_ctx / 2 : FORK_TOKENS;
     measure_own(m, o);
     measure_pool(m, o, ret);
     /* Beside what the model asks for: room for the sampler, who copies logits, and for a reducer, who
@@ -305,7 +306,7 @@ void vl_machine_get_info(const struct vl_machine *m, struct vl_engine_info *ret)
         .arch = m->desc->arch,
         .quantization = m->desc->quantization,
         .kernels = m->ops->describe(m->device),
-        .context_tokens = m->desc->n_ctx,
+        .context_tokens = m->n_ctx,
         .tokens_per_frame = m->desc->frame_tokens,
         .default_window_frames = m->desc->default_window_frames,
         .max_image_tokens = m->desc->max_image_tokens,

@@ -29,6 +29,7 @@ struct vl_machine {
     struct vl_encode *still;
     const struct vl_turn *still_owner; /* whose picture it holds, or NULL */
 
+    uint32_t n_ctx;         /* the model's, or what was asked for when that is less */
     uint32_t quantum;       /* tokens of one prefill quantum */
     uint32_t max_tokens;    /* of one sequence */
     uint32_t max_sink;      /* tokens of a system prompt */

@@ -4,6 +4,7 @@
 """Models as objects: which there are, how they come and go while others answer, and that memory is counted."""
 import os
 import pathlib
+import socket
 import subprocess
 import threading
 import time
@@ -242,6 +243,21 @@ class OneConfigured(unittest.TestCase):
         self.assertEqual(c.get(PATH, "Manager", "State"), "ready")
         self.assertEqual(d.stop()[0], 0)
 
+    def test_systemd_hears_how_far_it_is(self):
+        told = []
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+            path = os.path.join(self.bus.dir, "notify")
+            notify.bind(path)
+            notify.settimeout(20)
+            d, _ = self.start(model="slow", env={"NOTIFY_SOCKET": path})
+            while "READY=1" not in told:
+                told += notify.recv(4096).decode().split("\n")
+        percent = [int(t.split()[-2]) for t in told if t.startswith("STATUS=loading default ")]
+        self.assertEqual(percent, sorted(percent))
+        self.assertTrue(percent and percent[-1] <= 100, told)
+        self.assertTrue(any(t.startswith("EXTEND_TIMEOUT_USEC=") for t in told), told)
+        self.assertEqual(d.stop()[0], 0)
+
     def test_preload_says_which(self):
         write(self.bus, "vlmd.conf", "[Manager]\nDefaultModel=a\n")
         offer(self.bus, "a", "ok-a", Preload="no")
@@ -395,6 +411,14 @@ class Ctl(Case):
             self.assertEqual(rc, 1, verb)
             self.assertIn("nobody", err)
         self.assertEqual(self.ctl("model", "lode", "slow")[0], 2)
+
+    def test_a_stream_of_it(self):
+        self.assertEqual(self.ctl("stream", "add", "s", FAST, "--model", "slow"), (0, "", ""))
+        s = self.client.manager("GetStream", "s", "s")
+        self.assertEqual(self.client.get(s, "Stream", "Model"), model("slow"))
+        self.assertIn("NoSuchModel", self.ctl("stream", "add", "t", FAST, "--model", "nobody")[2])
+        self.client.remove(s)
+        self.assertEqual(self.ctl("model", "unload", "slow"), (0, "", ""))
 
     def test_unload_in_use(self):
         s = self.client.add("porch", FAST)

@@ -229,6 +229,7 @@ static void configuration_errors_explain_themselves(void **state)
         {"model", "[Model]\nText=a\nPreload=later\n", "d/porch.model:3: Preload="},
         {"conf", "[Manager]\nWorkers=4294967297\n", "d/porch.conf:2: "},
         {"model", "[Model]\nProjector=b\n", "needs Text="},
+        {"model", "[Model]\nText=a\nContextTokens=100\n", "d/porch.model:3: ContextTokens= is '100'"},
         {"stream", "[Stream]\nLoop=yes\n", "needs one of Uri= and Path="},
         {"stream", "[Stream]\nUri=test:\nPath=/x\n", "needs one of Uri= and Path="},
         {"stream", "[Stream]\nUri=rtsp://x\n", "test:"},

@@ -282,6 +282,31 @@ static void test_a_load_that_fails_half_way(void **state)
     stop(l);
 }
 
+static void test_less_context_takes_less_memory_and_holds_less(void **state)
+{
+    (void)state;
+    struct vl_engine_info whole, half;
+    struct vl_engine_opts o = {.model = "good", .n_workers = 1, .context_tokens = 2 * SCRIPTED_CONTEXT};
+    struct log *l = start_with(&o);
+    pump(l, &l->n_ready, 1);
+    assert_int_equal(vl_engine_get_info(l->e, &whole), 0);
+    assert_int_equal(whole.context_tokens, SCRIPTED_CONTEXT);
+    stop(l);
+    o.context_tokens = SCRIPTED_CONTEXT / 2;
+    l = start_with(&o);
+    pump(l, &l->n_ready, 1);
+    assert_int_equal(vl_engine_get_info(l->e, &half), 0);
+    assert_int_equal(half.context_tokens, SCRIPTED_CONTEXT / 2);
+    assert_true(half.kv_pool_bytes < whole.kv_pool_bytes);
+    static char text[SCRIPTED_CONTEXT / 2 + 16];
+    memset(text, 'T', sizeof(text) - 1);
+    uint64_t t = ask(l, 0, text);
+    pump_turn(l, t);
+    assert_int_equal(l->turn[t].status, VL_TURN_FAILED);
+    assert_int_equal(l->turn[t].end.error.code, -E2BIG);
+    stop(l);
+}
+
 /* Two engines share a budget that is enough for one and a half. */
 static void test_a_shared_budget_is_taken_and_given_back(void **state)
 {
@@ -375,6 +400,7 @@ int main(void)
         cmocka_unit_test(test_a_load_that_fails_half_way),
         cmocka_unit_test(test_a_budget_that_is_too_small_names_what_is_missing),
         cmocka_unit_test(test_a_shared_budget_is_taken_and_given_back),
+        cmocka_unit_test(test_less_context_takes_less_memory_and_holds_less),
         cmocka_unit_test(test_the_end_does_not_wait_for_the_load),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
