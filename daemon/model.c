@@ -281,6 +281,7 @@ int vl_daemon_model_unload(struct vl_daemon_model *d, sd_bus_message *call)
         dismiss(d, call);
         vl_log_with(VL_LOG_INFO, "model", &field, 1, "%s: unloaded", d->config->name);
     }
+    d->error = (struct vl_error){0};
     set_state(d, VL_DAEMON_MODEL_UNLOADED);
     vl_manager_model_gone(d->m, d, "cancelled", VL_BUS_CANCELLED, "the model was unloaded");
     answer_calls(d, VL_BUS_CANCELLED, "the model was unloaded");

@@ -121,6 +121,8 @@ class Several(Case):
             self.assertEqual(self.client.get(model(name), "Model", "Error"), text)
             self.raises(error, self.client.manager, "SetDefaultModel", "o", model(name))
             self.raises(error, self.client.add, "x", FAST, Model=("o", model(name)))
+            self.unload(name)
+            self.assertEqual((self.state(name), self.client.get(model(name), "Model", "Error")), ("unloaded", ""))
         self.load("truncated")  # its head is good
         until("the end of its weights", lambda: self.state("truncated") == "failed")
         self.assertIn("too early", self.client.get(model("truncated"), "Model", "Error"))
