@@ -12,7 +12,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#define CALL_USEC UINT64_C(600000000) /* a load may wait for another, an unload for an encoder */
+#define CALL_USEC UINT64_C(600000000) /* disks are slow, and so are people who are asked for a password */
 #define POLL_USEC 200000
 
 static const struct vl_opt no_options[] = {{NULL, VL_OPT_FLAG, NULL}};
@@ -35,13 +35,17 @@ static int open_model(struct vl_ctl *c, int argc, char **argv, const struct vl_o
     return code ? code : model_path(c, argv[1], ret);
 }
 
-static int model_failed(const struct vl_ctl *c, const char *name, const sd_bus_error *e, int r)
+static int no_such_model(const char *name)
 {
-    if (!sd_bus_error_has_name(e, SD_BUS_ERROR_UNKNOWN_OBJECT) &&
-        !sd_bus_error_has_name(e, SD_BUS_ERROR_UNKNOWN_METHOD))
-        return vl_ctl_failed(c, name, e, r);
     (void)fprintf(stderr, "vlmctl: there is no model '%s'; vlmctl model list shows what there is\n", name);
     return VL_EXIT_FAILED;
+}
+
+static int model_failed(const struct vl_ctl *c, const char *name, const sd_bus_error *e, int r)
+{
+    bool unknown = sd_bus_error_has_name(e, SD_BUS_ERROR_UNKNOWN_OBJECT) ||
+                   sd_bus_error_has_name(e, SD_BUS_ERROR_UNKNOWN_METHOD);
+    return unknown ? no_such_model(name) : vl_ctl_failed(c, name, e, r);
 }
 
 /* ---- list, show ---- */
@@ -73,18 +77,23 @@ out:
 
 static int cmd_show(struct vl_ctl *c, int argc, char **argv)
 {
-    char *path = NULL;
-    cJSON *all = NULL;
-    const cJSON *m;
-    int code = open_model(c, argc, argv, no_options, &path);
-    if (code == 0)
-        code = vl_value_properties(c, path, VL_IFACE("Model"), &all);
-    if (code == 0 && c->json)
-        code = vl_value_print(all);
-    else if (code == 0)
-        cJSON_ArrayForEach(m, all) vl_value_show(m, "");
-    cJSON_Delete(all);
-    free(path);
+    cJSON *models = NULL;
+    const cJSON *m, *found = NULL, *member;
+    int n, code = vl_ctl_options(&vl_verb_model, argc, argv, no_options, &n);
+    if (code)
+        return code;
+    if (n != 1)
+        return vl_ctl_usage(&vl_verb_model, "show needs one name");
+    if ((code = vl_ctl_connect(c)) || (code = vl_value_models(c, &models)))
+        return code;
+    cJSON_ArrayForEach(m, models) if (!strcmp(vl_value_str(m, "Name", ""), argv[1])) found = m;
+    if (!found)
+        code = no_such_model(argv[1]);
+    else if (c->json)
+        code = vl_value_print(found);
+    else
+        cJSON_ArrayForEach(member, found) vl_value_show(member, "");
+    cJSON_Delete(models);
     return code;
 }
 

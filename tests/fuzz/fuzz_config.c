@@ -17,6 +17,7 @@ static void check(const struct vl_config *c)
     for (size_t i = 0; i < c->n_models; i++) {
         FUZZ_CHECK(c->model[i].name && c->model[i].text);
         FUZZ_CHECK(vl_config_model(c, c->model[i].name) == &c->model[i]);
+        FUZZ_CHECK(c->model[i].context_tokens == 0 || c->model[i].context_tokens >= 1024);
     }
     for (size_t i = 0; i < c->n_streams; i++) {
         FUZZ_CHECK(vl_stream_spec_check(&c->stream[i], &err) == 0);

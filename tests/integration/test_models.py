@@ -321,7 +321,7 @@ class Real(Case):
         c.close()
         return d
 
-    def test_a_second_model_comes_and_goes_while_the_first_answers(self):
+    def test_F76_a_second_model_comes_and_goes_while_the_first_answers(self):
         s = self.client.add("s", FAST + "&seconds=5")
         until("its end", lambda: self.client.state(s)[0] == "ended")
         want, _ = self.client.ask_text(s, "What is there?", MaxTokens=("u", 8))
