@@ -9,6 +9,7 @@ import subprocess
 import threading
 import time
 import unittest
+from random import Random
 
 import vlm
 from vlm import NAME, PATH, BusError, Bus, Case, Client, Daemon, read_all, records, until
@@ -194,6 +195,50 @@ class Several(Case):
             self.unload("slow" if i % 4 == 0 else "second")
         until("all gone", lambda: (self.daemon.fds(), self.daemon.threads()) == before)
 
+    def test_loads_unloads_streams_and_questions_in_any_order(self):
+        seed = int(os.environ.get("VLMD_TEST_SEED", "0")) or int.from_bytes(os.urandom(4), "little")
+        random, names, streams, pipes, waiting = Random(seed), ["first", "second", "slow", "truncated", "corrupt"], [], [], 0
+        before = self.settled()
+        for i in range(300):
+            name, what = random.choice(names), random.randrange(8)
+            try:
+                if what == 0:
+                    self.client.send(model(name), NAME + ".Model", "Load", "a{sv}", {})
+                elif what == 1:
+                    self.client.send(model(name), NAME + ".Model", "Unload", "a{sv}", {"Force": ("b", random.random() < 0.5)})
+                elif what == 2:
+                    self.client.manager("SetDefaultModel", "o", model(name))
+                elif what == 3 and len(streams) < 7:
+                    streams.append(self.client.add(f"s{i}", FAST, Model=("o", model(name))))
+                elif what == 4 and streams:
+                    self.client.remove(streams.pop(random.randrange(len(streams))))
+                elif what in (5, 6) and streams:
+                    question = random.choice(("echo x", "hang", "nothing", "fail"))
+                    pipes.append(self.client.ask(random.choice(streams), question, Format=("s", "jsonl"),
+                                                 DeadlineUSec=("t", 2000000))[1])
+                elif what == 7 and pipes:
+                    pipes.pop(0).close()
+            except BusError as e:
+                self.assertIn(e.name, ("ModelNotReady", "ModelInvalid", "Busy", "SourceUnavailable"), f"seed {seed}: {e}")
+            except TimeoutError:
+                self.fail(f"seed {seed}: no answer at step {i}")
+        for p in pipes:
+            end = records(read_all(p))[-1]
+            self.assertIn(end["status"], ("ok", "failed", "cancelled", "deadline"), f"seed {seed}")
+        for s in streams:
+            self.client.remove(s)
+        until(f"no question (seed {seed})", lambda: self.client.get(PATH, "Manager", "QueueDepth") == 0)
+        self.assertEqual(self.settled(), before, f"seed {seed}")
+
+    def settled(self):
+        """Only the first model is loaded and nothing else is there: descriptors, threads, bytes."""
+        for name in "second", "slow", "truncated", "corrupt":
+            self.unload(name, Force=("b", True))
+        self.load("first")
+        until("it is quiet", lambda: not self.daemon.children())
+        return until("the bytes", lambda: (b := self.client.get(PATH, "Manager", "MemoryUsedBytes")) == MIB and
+                     (b, self.daemon.fds(), self.daemon.threads()))
+
 
 class OneConfigured(unittest.TestCase):
     """A daemon for each test, as its configuration says."""
@@ -315,6 +360,7 @@ class Real(Case):
         write(bus, "vlmd.conf", "[Manager]\nDefaultModel=one\n")
         for name in "one", "two":
             write(bus, f"models.d/{name}.model", "[Model]\nText=" + TINY[0] + "\nProjector=" + TINY[1] + "\n")
+        write(bus, "models.d/blind.model", "[Model]\nText=" + TINY[0] + "\n")
         d = Daemon(bus)
         c = Client(bus)
         until("the model", lambda: c.get(PATH, "Manager", "State") == "ready")
@@ -358,6 +404,16 @@ class Real(Case):
                 t.join()
         self.assertEqual(wrong, [])
         self.assertGreater(n[0], 3)
+
+    def test_a_text_file_alone_answers_and_does_not_see(self):
+        blind = {"Model": ("o", model("blind"))}
+        answer, details = self.client.manager("AskImageText", "ahsa{sv}", [], "Hello?", {**blind, "MaxTokens": ("u", 8)})
+        self.assertLessEqual(details["OutputTokens"][1], 8)
+        self.assertEqual(answer, self.client.manager("AskImageText", "ahsa{sv}", [], "Hello?",
+                                                     {**blind, "MaxTokens": ("u", 8)})[0])
+        self.assertFalse(self.client.get(model("blind"), "Model", "Vision"))
+        self.raises("NotSupported", self.client.add, "x", FAST, **blind)
+        self.client.call(model("blind"), NAME + ".Model", "Unload", "a{sv}", {})
 
     def test_two_models_watch_and_answer_side_by_side(self):
         one = self.client.add("one", FAST + "&seconds=5")
