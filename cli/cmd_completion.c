@@ -82,7 +82,7 @@ static void print_words(void)
 static void print_names(void)
 {
     (void)fputs("_vlmctl_names() {\n    case $1 in\n"
-                "    model) vlmctl model list 2>/dev/null | cut -d' ' -f1 ;;\n    ''",
+                "    model) vlmctl model list 2>/dev/null | cut -c3- | cut -d' ' -f1 ;;\n    ''",
                 stdout);
     for (const struct vl_verb *const *v = vl_verbs; *v; v++)
         if (!strstr((*v)->usage, " NAME"))
