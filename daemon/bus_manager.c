@@ -23,6 +23,15 @@ enum { DEFAULT_TOKENS = 256 };
 
 /* ---- streams ---- */
 
+/* Without vlmd-ingest no pixel comes in. */
+static int check_reader(const struct vl_manager *m, sd_bus_error *e)
+{
+    return access(m->config->ingest_program, X_OK) < 0
+               ? vl_bus_error_setf(e, VL_BUS_SOURCE_UNAVAILABLE, "%s: %s", m->config->ingest_program,
+                                   strerror(errno))
+               : 0;
+}
+
 static int add_stream(struct vl_manager *m, sd_bus_message *call, struct vl_stream_spec *spec,
                       sd_bus_error *e)
 {
@@ -35,13 +44,13 @@ static int add_stream(struct vl_manager *m, sd_bus_message *call, struct vl_stre
     model = spec->model ? vl_manager_find_model(m, spec->model) : m->default_model;
     if (spec->model && !model)
         return vl_bus_error_setf(e, VL_BUS_NO_SUCH_MODEL, "there is no model '%.64s'", spec->model);
-    if ((r = vl_daemon_model_want(m, model, e)) < 0 || (r = vl_client_of(m->clients, call, &client)) < 0)
+    if ((r = vl_daemon_model_check(m, model, true, e)) < 0 ||
+        (r = vl_client_of(m->clients, call, &client)) < 0)
         return r;
     if (vl_manager_find_stream(m, spec->name))
         return vl_bus_error_setf(e, VL_BUS_STREAM_EXISTS, "there is a stream '%s' already", spec->name);
-    if (access(m->config->ingest_program, X_OK) < 0)
-        return vl_bus_error_setf(e, VL_BUS_SOURCE_UNAVAILABLE, "%s: %s", m->config->ingest_program,
-                                 strerror(errno));
+    if ((r = check_reader(m, e)) < 0 || (r = vl_daemon_model_want(m, model, true, e)) < 0)
+        return r;
     r = vl_stream_new(&s, m, model, spec, client->uid, spec->lifetime == VL_LIFETIME_CLIENT ? client : NULL,
                       e);
     return r < 0 ? r : sd_bus_reply_method_return(call, "o", s->path);
@@ -97,7 +106,7 @@ static int read_streams(struct vl_manager *m, sd_bus_message *call, struct vl_qu
         return sd_bus_error_set(e, n ? VL_BUS_NOT_SUPPORTED : SD_BUS_ERROR_INVALID_ARGS,
                                 "a question is about one stream");
     const struct vl_stream *s = vl_manager_stream_at(m, first);
-    if ((r = vl_daemon_model_want(m, s ? s->model : m->default_model, e)) < 0)
+    if ((r = vl_daemon_model_check(m, s ? s->model : m->default_model, false, e)) < 0)
         return r;
     if (!s)
         return vl_bus_error_setf(e, VL_BUS_NO_SUCH_STREAM, "there is no stream %.200s", first);
@@ -290,27 +299,15 @@ static int read_images(sd_bus_message *call, int fd[VL_LIMIT_IMAGES], uint32_t *
     return r;
 }
 
-static int check_eyes(const struct vl_manager *m, const struct vl_daemon_model *d, sd_bus_error *e)
-{
-    if (access(m->config->ingest_program, X_OK) < 0)
-        return sd_bus_error_setf(e, VL_BUS_SOURCE_UNAVAILABLE, "%s: %s", m->config->ingest_program,
-                                 strerror(errno));
-    if (d && !vl_daemon_model_sees(d))
-        return sd_bus_error_setf(e, VL_BUS_NOT_SUPPORTED,
-                                 "model '%s' has no eyes for pictures: it needs a projector (--mmproj)",
-                                 d->config->name);
-    return 0;
-}
-
 static int read_ask_image(struct vl_manager *m, sd_bus_message *call, bool pipe, int fd[VL_LIMIT_IMAGES],
                           struct vl_query_opts *o, sd_bus_error *e)
 {
     o->image_fd = fd;
     int r = read_images(call, fd, &o->n_images, e);
     if (r < 0 || (r = read_question(call, &o->question, e)) < 0 ||
-        (r = read_options(m, call, pipe, o, e)) < 0 || (o->n_images && (r = check_eyes(m, o->model, e)) < 0))
+        (r = read_options(m, call, pipe, o, e)) < 0 || (o->n_images && (r = check_reader(m, e)) < 0))
         return r;
-    return vl_daemon_model_want(m, o->model, e);
+    return vl_daemon_model_want(m, o->model, o->n_images > 0, e);
 }
 
 static int method_ask_image(sd_bus_message *call, void *user, sd_bus_error *e)

@@ -303,8 +303,11 @@ static void add_configured(struct vl_manager *m, const struct vl_stream_spec *co
     if (r == 0 && spec.path && (spec.fd = open(spec.path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK)) < 0)
         vl_log_with(VL_LOG_WARNING, "stream", &field, 1, "%s: %s: %s", spec.name, spec.path, strerror(errno));
     struct vl_daemon_model *d = spec.model ? vl_manager_find_model(m, spec.model) : m->default_model;
-    if (r == 0 && vl_daemon_model_want(m, d, NULL) < 0)
-        d = NULL; /* what is wrong with it was said; the stream is there, and failed */
+    if (r == 0 && vl_daemon_model_want(m, d, true, &e) < 0) {
+        vl_log_with(VL_LOG_WARNING, "stream", &field, 1, "%s: %s", spec.name, e.message);
+        sd_bus_error_free(&e);
+        d = NULL; /* the stream is there, and failed */
+    }
     if (r == 0)
         r = vl_stream_new(&s, m, d, &spec, getuid(), NULL, &e);
     if (r < 0)

@@ -288,16 +288,30 @@ int vl_daemon_model_unload(struct vl_daemon_model *d, sd_bus_message *call)
     return had_engine || !call ? 1 : sd_bus_reply_method_return(call, NULL);
 }
 
-int vl_daemon_model_want(struct vl_manager *m, struct vl_daemon_model *d, sd_bus_error *e)
+int vl_daemon_model_check(const struct vl_manager *m, const struct vl_daemon_model *d, bool eyes,
+                          sd_bus_error *e)
 {
-    struct vl_error err = {0};
     if (m->state == VL_MANAGER_STOPPING)
         return sd_bus_error_set(e, VL_BUS_CANCELLED, "the daemon is stopping");
     if (!d)
         return sd_bus_error_set(e, VL_BUS_MODEL_NOT_READY, m->no_model.msg);
     if (d->state == VL_DAEMON_MODEL_FAILED)
         return sd_bus_error_set(e, vl_bus_model_error(d->error.code), d->error.msg);
-    int r = vl_daemon_model_load(d, &err);
+    if (eyes && !vl_daemon_model_sees(d))
+        return vl_bus_error_setf(
+            e, VL_BUS_NOT_SUPPORTED,
+            "model '%s' has no eyes: streams and pictures need one with a projector (mmproj)",
+            d->config->name);
+    return 0;
+}
+
+int vl_daemon_model_want(struct vl_manager *m, struct vl_daemon_model *d, bool eyes, sd_bus_error *e)
+{
+    struct vl_error err = {0};
+    int r = vl_daemon_model_check(m, d, eyes, e);
+    if (r < 0)
+        return r;
+    r = vl_daemon_model_load(d, &err);
     return r < 0 ? sd_bus_error_set(e, vl_bus_model_error(r), err.msg) : 0;
 }
 

@@ -52,9 +52,13 @@ int vl_daemon_model_load(struct vl_daemon_model *d, struct vl_error *err);
 int vl_daemon_model_answer_load(struct vl_daemon_model *d, sd_bus_message *call, sd_bus_error *e);
 /* Ends what uses it, by name, and gives its memory back; call (NULL: none) is answered then. -ENOMEM. */
 int vl_daemon_model_unload(struct vl_daemon_model *d, sd_bus_message *call);
+/* 0, or the named error of a daemon that stops, of a model that failed, of none (d NULL), or of one that does
+ * not see where eyes are needed. Loads nothing. */
+int vl_daemon_model_check(const struct vl_manager *m, const struct vl_daemon_model *d, bool eyes,
+                          sd_bus_error *e);
 /* For who wants to use it: loads it if need be. 0: it is there, or will be and the engine keeps what it is
- * asked; else the named error. d NULL: there is none. */
-int vl_daemon_model_want(struct vl_manager *m, struct vl_daemon_model *d, sd_bus_error *e);
+ * asked; else the named error of the above. */
+int vl_daemon_model_want(struct vl_manager *m, struct vl_daemon_model *d, bool eyes, sd_bus_error *e);
 struct vl_leaving *vl_leaving_unref(struct vl_leaving *l); /* waits for the engine */
 
 bool vl_daemon_model_sees(

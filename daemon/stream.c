@@ -148,12 +148,6 @@ int vl_stream_new(struct vl_stream **ret, struct vl_manager *m, struct vl_daemon
 {
     struct vl_error err = {0};
     struct vl_stream *s = NULL;
-    if (model && !vl_daemon_model_sees(model)) {
-        vl_stream_spec_done(spec);
-        return vl_bus_error_setf(e, VL_BUS_NOT_SUPPORTED,
-                                 "model '%s' has no eyes: a stream needs one with a projector (mmproj)",
-                                 model->config->name);
-    }
     int r = vl_limits_take(m->limits, VL_LIMIT_STREAMS, uid, 0, &err);
     if (r == 0 && !(s = calloc(1, sizeof(*s)))) {
         vl_limits_give(m->limits, VL_LIMIT_STREAMS, uid);

@@ -40,9 +40,9 @@ struct vl_stream {
     sd_bus_slot *slot[2];
 };
 
-/* Takes over *spec (also when it fails: then it is done). model was wanted, or NULL: the stream is there, and
- * failed. client: with whom it goes, or NULL. Errors are those of AddStream, and what a method handler
- * returns. */
+/* Takes over *spec (also when it fails: then it is done). model was wanted and sees, or NULL: the stream is
+ * there, and failed. client: with whom it goes, or NULL. Errors are those of AddStream, and what a method
+ * handler returns. */
 int vl_stream_new(struct vl_stream **ret, struct vl_manager *m, struct vl_daemon_model *model,
                   struct vl_stream_spec *spec, uid_t uid, struct vl_client *client, sd_bus_error *e);
 /* Other settings for the same source: takes over *spec when it succeeds. */

@@ -156,6 +156,7 @@ class Several(Case):
         self.raises("NoSuchModel", self.client.add, "x", FAST, Model=("o", model("nobody")))
         self.raises("NoSuchModel", self.client.add, "x", FAST, Model=("o", "/somewhere/else"))
         self.raises("NotSupported", self.client.add, "x", FAST, Model=("o", model("blind")))
+        self.assertEqual(self.state("blind"), "unloaded")  # nobody has it loaded in vain
 
     def test_a_model_in_use_stays(self):
         s = self.client.add("porch", FAST, Model=("o", model("second")))
@@ -169,6 +170,8 @@ class Several(Case):
         self.assertEqual(records(read_all(pipe))[-1]["error"], vlm.ERROR + "Cancelled")
         self.assertEqual(self.client.state(s), ("failed", "model"))
         self.raises("ModelNotReady", self.client.ask_text, s, "echo x")
+        self.raises("StreamExists", self.client.add, "porch", FAST, Model=("o", model("second")))
+        self.assertEqual(self.state("second"), "unloaded")
         self.client.remove(s)
         s = self.client.add("porch", FAST, Model=("o", model("second")))
         until("frames again", lambda: self.client.get(s, "Stream", "Frames")["seen"] > 0)
