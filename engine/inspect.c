@@ -212,7 +212,7 @@ static int time_byte(struct vl_machine *m, enum vl_dtype dtype, double *ret)
 static int estimate(struct vl_machine *m, struct vl_plan *p)
 {
     const struct vl_model_desc *d = m->desc;
-    double text_flop, eye_flop = 0, byte;
+    double text_flop = 0, eye_flop = 0, byte = 0;
     void *memory;
     int r = m->ops->alloc(m->device, 64 << 20, false, &memory);
     if (r < 0)

@@ -49,8 +49,9 @@ def make_tokenizer(n_words, added=ADDED):
     t = pipeline(models.BPE(vocab=vocab, merges=merges))
     t.add_special_tokens([AddedToken(x, special=True, normalized=False) for x in BASE + added])
     p = PreTrainedTokenizerFast(
-        tokenizer_object=t, bos_token="<|im_start|>", eos_token="<end_of_utterance>", unk_token="<|endoftext|>",
-        pad_token="<|im_end|>", clean_up_tokenization_spaces=False, model_max_length=8192,
-        additional_special_tokens=["<fake_token_around_image>", "<image>", "<end_of_utterance>"])
+        tokenizer_object=t, bos_token="<|im_start|>", unk_token="<|endoftext|>", pad_token="<|im_end|>",
+        eos_token="<end_of_utterance>" if "<end_of_utterance>" in added else "<|im_end|>",
+        clean_up_tokenization_spaces=False, model_max_length=8192, additional_special_tokens=[
+            x for x in ("<fake_token_around_image>", "<image>", "<end_of_utterance>") if x in added])
     p.chat_template = TEMPLATE
     return p
