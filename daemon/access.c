@@ -279,11 +279,11 @@ static int on_polkit(sd_bus_message *reply, void *user, sd_bus_error *e)
         on_verdict(k, authorized, challenge);
         return 0;
     }
-    say_absent(k->a, sd_bus_message_get_error(reply));
     if (k->cancel_id) { /* it did answer before: a password was needed */
         tell_polkit_to_stop(k);
         refuse(k, SD_BUS_ERROR_ACCESS_DENIED, "nobody gave the password in time");
     } else {
+        say_absent(k->a, sd_bus_message_get_error(reply));
         decide_without_polkit(k);
     }
     return 0;
