@@ -61,8 +61,8 @@ static const char *hint(const struct vl_ctl *c, const char *name, const char *ms
     if (!strcmp(name, SD_BUS_ERROR_SERVICE_UNKNOWN) || !strcmp(name, SD_BUS_ERROR_NAME_HAS_NO_OWNER))
         return c->which == VL_BUS_SYSTEM
                    ? "vlmd is not running on the system bus; as root: systemctl enable --now vlmd"
-                   : "vlmd is not running on this bus; start it (systemctl --user start vlmd, or vlmd) or "
-                     "name another bus";
+                   : "vlmd is not running on this bus; start it (systemctl --user start vlmd, or vlmd), "
+                     "name another bus, or use vlmctl run, which needs none";
     if (!strcmp(name, SD_BUS_ERROR_NO_REPLY))
         return "vlmd did not reply in time";
     return NULL;
@@ -114,7 +114,7 @@ int vl_ctl_connect(struct vl_ctl *c)
     else
         r = sd_bus_open_user(&c->bus);
     if (r < 0) {
-        (void)fprintf(stderr, "vlmctl: cannot connect to the %s bus: %s\n",
+        (void)fprintf(stderr, "vlmctl: cannot connect to the %s bus: %s; vlmctl run needs none\n",
                       c->address                  ? c->address
                       : c->which == VL_BUS_SYSTEM ? "system"
                                                   : "session",

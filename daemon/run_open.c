@@ -68,6 +68,9 @@ int vl_run_open(const char *name, enum vl_run_kind *ret_kind, int *ret_fd, struc
 {
     struct stat st;
     if (!strcmp(name, "-")) {
+        if (isatty(STDIN_FILENO))
+            return vl_error_set(err, -EINVAL,
+                                "-: standard input is a terminal; give it a picture: < photo.jpg");
         *ret_kind = VL_RUN_IMAGE;
         *ret_fd = fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 3);
         return *ret_fd < 0 ? vl_error_set(err, -errno, "standard input: %s", strerror(errno)) : 0;

@@ -9,7 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { MAX_NEAR = 32, MAX_NAME = 64 };
+enum { MAX_NEAR = 32, MAX_NAME = 64, MAX_PATH = 4096 };
 
 int vl_subcommand_usage(const char *word, const char *fmt, ...)
 {
@@ -97,11 +97,36 @@ static int refuse_none(const char *word, const struct vl_config *c)
     return VL_EXIT_FAILED;
 }
 
+/* A build that is not installed: the built-in pair lies in the source tree, of which the build is a folder.
+ */
+static bool find_in_tree(char text[MAX_PATH], char projector[MAX_PATH])
+{
+    char self[MAX_PATH / 2];
+    ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
+    self[n > 0 ? n : 0] = '\0';
+    char *slash = strrchr(self, '/');
+    if (!slash)
+        return false;
+    *slash = '\0';
+    (void)snprintf(text, MAX_PATH, "%s/../../data/%s", self, VLMD_BUILTIN_TEXT);
+    (void)snprintf(projector, MAX_PATH, "%s/../../data/%s", self, VLMD_BUILTIN_PROJECTOR);
+    return access(text, R_OK) == 0 && access(projector, R_OK) == 0;
+}
+
+static int load_config(const char *word, const struct vl_config_from *from, struct vl_config **ret)
+{
+    struct vl_error err = {0};
+    if (vl_config_load(ret, from, &err) == 0)
+        return VL_EXIT_OK;
+    (void)fprintf(stderr, "vlmd %s: %s\n", word, err.msg);
+    return VL_EXIT_CONFIG;
+}
+
 int vl_subcommand_config(const char *word, const struct vl_config_from *from, struct vl_config **ret,
                          const struct vl_model_config **ret_model)
 {
     struct vl_config_from f = *from;
-    struct vl_error err = {0};
+    char text[MAX_PATH], projector[MAX_PATH];
     const char *name = f.text && is_name(f.text) ? f.text : NULL;
     if (name && f.projector) {
         (void)vl_subcommand_usage(word, "%s is no file; --mmproj goes with one", name);
@@ -109,10 +134,15 @@ int vl_subcommand_config(const char *word, const struct vl_config_from *from, st
     }
     if (name)
         f.text = NULL;
-    if (vl_config_load(ret, &f, &err) < 0) {
-        (void)fprintf(stderr, "vlmd %s: %s\n", word, err.msg);
-        return VL_EXIT_CONFIG;
+    int code = load_config(word, &f, ret);
+    if (code == VL_EXIT_OK && !name && (*ret)->n_models == 0 && find_in_tree(text, projector)) {
+        *ret = vl_config_unref(*ret);
+        f.text = text;
+        f.projector = projector;
+        code = load_config(word, &f, ret);
     }
+    if (code != VL_EXIT_OK)
+        return code;
     *ret_model = name ? vl_config_model(*ret, name) : vl_config_default(*ret);
     if (*ret_model)
         return VL_EXIT_OK;

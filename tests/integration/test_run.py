@@ -299,6 +299,11 @@ class Wrong(Case):
 
 
 class Check(Case):
+    @unittest.skipUnless((pathlib.Path(VLMD).parents[2] / "data/vlmd-world-text.gguf").exists(), "a build outside the tree")
+    def test_the_built_in_model_of_the_tree(self):
+        out, _ = self.run_vlmd("--json", word="plan")
+        self.assertEqual(json.loads(out)["name"], "vlmd drawn world")
+
     def test_a_pair_that_can_be_used(self):
         out, err = self.run_vlmd(TINY[1], TINY[3], word="check")
         self.assertRegex(out, r"(?m)^text$")
