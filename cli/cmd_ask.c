@@ -79,6 +79,14 @@ static int build(struct vl_ctl *c, const struct question *q, const char *path, s
     return 0;
 }
 
+static void warn_incomplete(const cJSON *end)
+{
+    const cJSON *number;
+    cJSON_ArrayForEach(number, cJSON_GetObjectItemCaseSensitive(end, "incomplete_images"))(void)
+        fprintf(stderr, "vlmctl: image %d breaks off; the answer is about what there is of it\n",
+                (int)cJSON_GetNumberValue(number));
+}
+
 /* Prints one record; *ret_code is set by the last one. The text may begin with the space that tokenizers put
  * there. */
 static void take_record(const struct vl_ctl *c, const char *line, bool *started, int *ret_code)
@@ -102,6 +110,8 @@ static void take_record(const struct vl_ctl *c, const char *line, bool *started,
                                                     : VL_EXIT_FAILED;
         if (!c->json && *started)
             (void)putchar('\n');
+        if (!c->json)
+            warn_incomplete(o);
         if (*ret_code && !c->json)
             (void)fprintf(stderr, "vlmctl: %s (%s)\n", message, *error ? error : status);
     }

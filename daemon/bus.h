@@ -31,6 +31,7 @@ struct vl_query_end {
     struct vl_turn_stats stats;
     bool remembers; /* NothingSeen: remembers_since_usec is said; 0 there: the stream remembers nothing */
     int64_t remembers_since_usec;
+    uint32_t incomplete; /* bit i: image i + 1 broke off, and the answer is about what there was of it */
 };
 int vl_bus_query_emit_finished(struct vl_query *q, const struct vl_query_end *end);
 int vl_bus_append_query_end(sd_bus_message *m, const struct vl_query_end *end, bool untrusted); /* an a{sv} */

@@ -66,6 +66,21 @@ static uint64_t usec(int64_t ns)
     return ns > 0 ? (uint64_t)(ns / VL_NSEC_PER_USEC) : 0;
 }
 
+static int append_incomplete(sd_bus_message *m, uint32_t incomplete)
+{
+    uint32_t number[32], n = 0;
+    for (uint32_t i = 0; i < 32; i++)
+        if (incomplete >> i & 1)
+            number[n++] = i + 1;
+    int r = n ? sd_bus_message_open_container(m, 'e', "sv") : 0;
+    if (n == 0 || r < 0 || (r = sd_bus_message_append(m, "s", "IncompleteImages")) < 0 ||
+        (r = sd_bus_message_open_container(m, 'v', "au")) < 0 ||
+        (r = sd_bus_message_append_array(m, 'u', number, n * sizeof(*number))) < 0 ||
+        (r = sd_bus_message_close_container(m)) < 0)
+        return r;
+    return sd_bus_message_close_container(m);
+}
+
 int vl_bus_append_query_end(sd_bus_message *m, const struct vl_query_end *end, bool untrusted)
 {
     int r = sd_bus_message_open_container(m, 'a', "{sv}");
@@ -78,6 +93,8 @@ int vl_bus_append_query_end(sd_bus_message *m, const struct vl_query_end *end, b
         r = sd_bus_message_append(m, "{sv}{sv}", "Error", "s", end->error, "Message", "s", end->message);
     if (r >= 0 && end->remembers)
         r = sd_bus_message_append(m, "{sv}", "RemembersSinceUSec", "t", (uint64_t)end->remembers_since_usec);
+    if (r >= 0)
+        r = append_incomplete(m, end->incomplete);
     if (r >= 0 && untrusted)
         r = sd_bus_message_append(m, "{sv}", "Untrusted", "b", 1);
     return r < 0 ? r : sd_bus_message_close_container(m);

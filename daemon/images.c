@@ -205,6 +205,15 @@ struct vl_frame *const *vl_images_frames(const struct vl_images *i, uint32_t *re
     return i->frame;
 }
 
+uint32_t vl_images_incomplete(const struct vl_images *i)
+{
+    uint32_t bits = 0;
+    for (uint32_t k = 0; k < i->n; k++)
+        if (i->frame[k] && i->frame[k]->flags & VL_FRAME_CORRUPT)
+            bits |= UINT32_C(1) << k;
+    return bits;
+}
+
 struct vl_images *vl_images_unref(struct vl_images *i)
 {
     if (!i)

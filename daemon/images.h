@@ -21,6 +21,8 @@ struct vl_images; /* of one question; one owner, shorter lived than the queue */
  * code is as of vl_still_new. The callee may unref the images inside done. */
 int vl_images_new(struct vl_images **ret, struct vl_image_queue *q, uid_t uid, const int *fd, uint32_t n,
                   void (*done)(void *user, const struct vl_error *err), void *user);
+/* Bit i: image i is one that broke off. */
+uint32_t vl_images_incomplete(const struct vl_images *i);
 /* After done said all is well: the frames in order, borrowed. */
 struct vl_frame *const *vl_images_frames(const struct vl_images *i, uint32_t *ret_n);
 struct vl_images *

@@ -30,6 +30,16 @@ static int set_timer(struct vl_query *q, uint64_t usec);
 
 /* ---- the end ---- */
 
+/* ,"incomplete_images":[1,3] */
+static void list_incomplete(uint32_t bits, char *buf, size_t size)
+{
+    int n = snprintf(buf, size, ",\"incomplete_images\":");
+    for (uint32_t i = 0; i < VL_LIMIT_IMAGES; i++)
+        if (bits >> i & 1)
+            n += snprintf(buf + n, size - (size_t)n, "%c%u", bits & ((1u << i) - 1) ? ',' : '[', i + 1);
+    (void)snprintf(buf + n, size - (size_t)n, "]");
+}
+
 static char *json_end(const struct vl_query_end *end)
 {
     char stats[256], *error, *line = NULL;
@@ -45,12 +55,14 @@ static char *json_end(const struct vl_query_end *end)
         ",\"total_usec\":%" PRId64,
         end->stats.n_prompt, end->stats.n_output, end->stats.n_pruned,
         end->stats.first_token_ns / VL_NSEC_PER_USEC, end->stats.total_ns / VL_NSEC_PER_USEC);
-    char since[48] = "";
+    char since[48] = "", incomplete[64] = "";
     if (end->remembers)
         (void)snprintf(since, sizeof(since), ",\"remembers_since\":%" PRId64, end->remembers_since_usec);
+    if (end->incomplete)
+        list_incomplete(end->incomplete, incomplete, sizeof(incomplete));
     /* {"error":...} without its first brace goes on after our members */
-    if (asprintf(&line, "{\"status\":\"%s\",%s%s%s%s\n", end->status, stats, since, error ? "," : "}",
-                 error ? error + 1 : "") < 0)
+    if (asprintf(&line, "{\"status\":\"%s\",%s%s%s%s%s\n", end->status, stats, since, incomplete,
+                 error ? "," : "}", error ? error + 1 : "") < 0)
         line = NULL;
     cJSON_free(error);
     cJSON_Delete(o);
@@ -109,10 +121,14 @@ static void forget_oldest(struct vl_manager *m, const struct vl_query *but)
         (void)vl_query_unref(oldest);
 }
 
-static void finish(struct vl_query *q, const struct vl_query_end *end)
+static void finish(struct vl_query *q, const struct vl_query_end *how)
 {
+    struct vl_query_end whole = *how;
+    const struct vl_query_end *end = &whole;
     if (q->state == VL_QUERY_FINISHED)
         return;
+    if (q->images)
+        whole.incomplete = vl_images_incomplete(q->images);
     q->state = VL_QUERY_FINISHED;
     vl_limits_give(q->m->limits, VL_LIMIT_QUERIES, q->client->uid);
     q->client->n_queries--;

@@ -53,7 +53,8 @@ struct reader {
     png_infop info;
     const uint8_t *p;
     size_t n, at;
-    uint8_t *rows; /* a strip, or with interlacing the whole picture */
+    uint8_t *rows;    /* a strip, or with interlacing the whole picture */
+    uint32_t n_ready; /* of the strip, not yet put */
     int code;
     char message[96];
 };
@@ -116,13 +117,21 @@ static void read_interlaced(struct reader *r, int passes, struct vl_picture *out
     vl_picture_put(out, r->rows, out->height);
 }
 
+static void put_ready(struct reader *r, struct vl_picture *out)
+{
+    if (r->n_ready) /* else there may be no picture either */
+        vl_picture_put(out, r->rows, r->n_ready);
+    r->n_ready = 0;
+}
+
 static void read_rows(struct reader *r, struct vl_picture *out)
 {
     size_t row = (size_t)3 * out->width;
-    for (uint32_t n, y = 0; y < out->height; y += n) {
-        for (n = 0; n < VL_PICTURE_STRIP && y + n < out->height; n++)
-            png_read_row(r->png, r->rows + n * row, NULL);
-        vl_picture_put(out, r->rows, n);
+    while (out->n_rows < out->height) {
+        uint32_t left = out->height - out->n_rows, n = left < VL_PICTURE_STRIP ? left : VL_PICTURE_STRIP;
+        for (; r->n_ready < n; r->n_ready++)
+            png_read_row(r->png, r->rows + r->n_ready * row, NULL);
+        put_ready(r, out);
     }
 }
 
@@ -154,6 +163,7 @@ static int png_read(const uint8_t *p, size_t n, const struct vl_still_header *h,
         e = decode(&r, h, out, err);
     else
         (void)vl_error_set(err, e, "no memory for a PNG decoder");
+    put_ready(&r, out); /* what came before it broke off */
     *ret_whole = out->n_rows;
     if (r.png)
         png_destroy_read_struct(&r.png, &r.info, NULL);

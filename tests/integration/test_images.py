@@ -132,6 +132,18 @@ class Images(Case):
         self.assertEqual([r["status"] for r in end], ["failed"])
         self.assertEqual(end[0]["error"], vlm.ERROR + "NotSupported")
 
+    def test_one_that_breaks_off(self):
+        cut = [self.own(memfd(png(9, 8, rows=n))) for n in (8, 5, 8, 6)]
+        text, details = self.client.ask_image_text(cut, "look")
+        self.assertEqual([t.split("#")[0] for t in text.split()], ["9x8", "9x5", "9x8", "9x6"])
+        self.assertEqual(details["IncompleteImages"], [2, 4])
+        _, pipe = self.client.ask_image(cut, "look", Format=("s", "jsonl"))
+        self.assertEqual(records(read_all(pipe))[-1]["incomplete_images"], [2, 4])
+        self.assertNotIn("IncompleteImages", self.client.ask_image_text(cut[:1], "look")[1])
+        got = self.ctl("-", "look", data=png(9, 8, rows=5))
+        self.assertEqual((got.returncode, got.stdout), (0, b"9x5#0a141e \n"))
+        self.assertIn(b"image 1 breaks off", got.stderr)
+
     def test_other_formats(self):
         corpus = vlm.ROOT / "tests/fuzz/corpus/still"
         features = self.client.get(PATH, "Manager", "Features")
