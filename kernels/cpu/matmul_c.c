@@ -1,28 +1,34 @@
 /* SPDX-License-Identifier: MIT */
 /* Copyright vlmd contributors */
-/* C reference of the matrix products over packed weights: y = a w^T, one output at a time, summed in double.
- */
+/* C reference of the matrix products over packed weights: y = a w^T, each output summed in double. Weights
+ * are unpacked a piece at a time, for some rows of activations together. */
 #include "kernels/cpu/avx2.h"
 #include "kernels/layout.h"
 
-enum { PIECE = 32 }; /* elements that are read at a time: a whole number of scales' lengths */
+enum { PIECE = 32, ROWS = 32 }; /* a piece is a whole number of scales' lengths */
 
 static void product(float *y, size_t ldy, const char *w, const float *a, size_t lda, size_t n, size_t k,
                     size_t n_out, enum vl_layout layout)
 {
     size_t bytes = vl_layout_panel_bytes(layout, k);
-    for (size_t r = 0; r < n; r++)
-        for (size_t j = 0; j < n_out; j++) {
-            double sum = 0;
-            for (size_t i = 0; i < k; i += PIECE) {
-                float v[PIECE];
-                size_t m = k - i < PIECE ? k - i : PIECE;
-                vl_layout_unpack(v, layout, w + j / VL_PANEL * bytes, j % VL_PANEL, i, m);
+    for (; n > ROWS; n -= ROWS, y += ROWS * ldy, a += ROWS * lda)
+        product(y, ldy, w, a, lda, ROWS, k, n_out, layout);
+    for (size_t j = 0; j < n_out; j++) {
+        double sum[ROWS] = {0};
+        for (size_t i = 0; i < k; i += PIECE) {
+            float v[PIECE];
+            size_t m = k - i < PIECE ? k - i : PIECE;
+            vl_layout_unpack(v, layout, w + j / VL_PANEL * bytes, j % VL_PANEL, i, m);
+            for (size_t r = 0; r < n; r++) {
+                double s = sum[r];
                 for (size_t l = 0; l < m; l++)
-                    sum += (double)a[r * lda + i + l] * v[l];
+                    s += (double)a[r * lda + i + l] * v[l];
+                sum[r] = s;
             }
-            y[r * ldy + j] = (float)sum;
         }
+        for (size_t r = 0; r < n; r++)
+            y[r * ldy + j] = (float)sum[r];
+    }
 }
 
 #define GEMV(name, id, n)                                                                                    \

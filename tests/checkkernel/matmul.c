@@ -100,7 +100,8 @@ static void one(const struct check *c, const struct vl_ukernels *k, const struct
     call(k, c->which, &p);
     call(ref, c->which, &q);
     compare(c, &p, q.y);
-    for (size_t r = 0; r < n; r++) { /* alone, by the gemv of one row */
+    bool is_ref = pick(k, c->which) == pick(ref, c->which); /* here for the memory it touches */
+    for (size_t r = 0; r < n && !is_ref; r++) {             /* alone, by the gemv of one row */
         struct product alone = p;
         alone.n = 1;
         alone.a += r * p.lda;
@@ -121,7 +122,7 @@ static void test(const struct check *c, const struct vl_ukernels *k, const struc
             for (int side = 0; side < 2; side++) {
                 size_t len = li < N_LENGTHS ? check_lengths[li] : li == N_LENGTHS ? 576 : 1100;
                 if (unit > 32)
-                    len = (1 + li % 5) * unit;
+                    len = (1 + li % 3) * unit;
                 else
                     len = unit > 1 && len > 34 ? len / unit * unit : len * unit;
                 size_t pick_out = test_randn(&check_rng, sizeof(outs) / sizeof(outs[0]));

@@ -32,6 +32,19 @@ static void test_rows(void **state)
     }
 }
 
+/* A layout without a format would be neither packed nor tested. */
+static void test_layouts(void **state)
+{
+    (void)state;
+    for (int l = VL_LAYOUT_ROWS + 1; l < VL_LAYOUT_COUNT; l++) {
+        int t = 0;
+        while (t < VL_DTYPE_COUNT && vl_dtype_info((enum vl_dtype)t)->packs_to != (enum vl_layout)l)
+            t++;
+        if (t == VL_DTYPE_COUNT)
+            fail_msg("no format of kernels/quant/formats.def packs to layout %d", l);
+    }
+}
+
 static double nmse(const float *got, const float *want, size_t n)
 {
     double err = 0, sum = 0;
@@ -293,11 +306,11 @@ static void test_f16(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_rows),        cmocka_unit_test(test_round_trip),
-        cmocka_unit_test(test_blocks),      cmocka_unit_test(test_any_bytes),
-        cmocka_unit_test(test_golden_file), cmocka_unit_test(test_golden_bytes),
-        cmocka_unit_test(test_golden_pack), cmocka_unit_test(test_q8_0_rounding),
-        cmocka_unit_test(test_f16),
+        cmocka_unit_test(test_rows),          cmocka_unit_test(test_layouts),
+        cmocka_unit_test(test_round_trip),    cmocka_unit_test(test_blocks),
+        cmocka_unit_test(test_any_bytes),     cmocka_unit_test(test_golden_file),
+        cmocka_unit_test(test_golden_bytes),  cmocka_unit_test(test_golden_pack),
+        cmocka_unit_test(test_q8_0_rounding), cmocka_unit_test(test_f16),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
