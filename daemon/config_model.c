@@ -12,6 +12,7 @@
 #include <dirent.h>
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 
 #define BUILTIN "builtin"
 enum { MAX_PATH = 4096, N_FOLDERS = 3, MAX_MODELS = 256 };
@@ -89,13 +90,39 @@ static bool is_projector(const char *name)
     return !strncmp(name, "mmproj-", 7);
 }
 
-/* The first of "mmproj-F*.gguf" for "F.gguf"; names are sorted, so F's own comes before F-f16's. */
+/* "mmproj-F.gguf", else the first of "mmproj-F*.gguf" by name, where F is n bytes of text and ends there:
+ * "mmproj-Cat2" is none of "Cat". */
+static const char *projector_named(const char *text, size_t n, struct dirent *const *file, int n_files)
+{
+    const char *first = NULL;
+    for (int i = 0; i < n_files; i++) {
+        const char *name = file[i]->d_name;
+        if (!is_projector(name) || strncmp(name + 7, text, n) != 0 || !strchr("-_.", name[7 + n]))
+            continue;
+        if (!strcmp(name + 7 + n, ".gguf"))
+            return name;
+        first = first ? first : name;
+    }
+    return first;
+}
+
+/* "Cat-Q4_K_M": where "-Q4_K_M" begins, as the same projector serves all formats of the text; else n. */
+static size_t without_format(const char *text, size_t n)
+{
+    size_t i = n;
+    while (i > 0 && text[i - 1] != '-' && text[i - 1] != '.')
+        i--;
+    const char *format = text + i;
+    if (i < 2)
+        return n;
+    format += !strncasecmp(format, "IQ", 2) || !strncasecmp(format, "BF", 2);
+    return strchr("QqFf", *format) && format[1] >= '1' && format[1] <= '9' ? i - 1 : n;
+}
+
 static const char *projector_of(const char *text, size_t n_stem, struct dirent *const *file, int n)
 {
-    for (int i = 0; i < n; i++)
-        if (is_projector(file[i]->d_name) && !strncmp(file[i]->d_name + 7, text, n_stem))
-            return file[i]->d_name;
-    return NULL;
+    const char *own = projector_named(text, n_stem, file, n);
+    return own ? own : projector_named(text, without_format(text, n_stem), file, n);
 }
 
 static int add_pairs(struct vl_config *c, const char *folder, struct dirent *const *file, int n)

@@ -333,11 +333,12 @@ class OneConfigured(unittest.TestCase):
         folder = pathlib.Path(self.bus.dir, "models")
         folder.mkdir()
         for name in ("Cat-Q8_0.gguf", "mmproj-Cat-Q8_0.gguf", "mmproj-Cat-Q8_0-f16.gguf", "alone.gguf", ".hidden.gguf",
-                     "mmproj-nobody.gguf", "notes.txt"):
+                     "mmproj-nobody.gguf", "notes.txt", "Dog-Q4_K_M.gguf", "Dog-IQ4_NL.gguf", "mmproj-Dog-f16.gguf", "Dog2.gguf",
+                     "mmproj-Dog22.gguf", "D-B.gguf", "Q8_0.gguf", "F16.gguf"):
             (folder / name).write_bytes(b"")
         d, c = self.start("--no-preload")
         names = {i[NAME + ".Model"]["Name"][1] for i in c.objects().values() if NAME + ".Model" in i}
-        self.assertEqual(names - {"builtin"}, {"Cat-Q8_0"})
+        self.assertEqual(names - {"builtin"}, {"Cat-Q8_0", "Dog-Q4_K_M", "Dog-IQ4_NL"})
         self.assertTrue(c.get(model("Cat_2dQ8_5f0"), "Model", "Vision"))
         self.assertEqual(d.stop()[0], 0)
 

@@ -178,6 +178,54 @@ static void memory_is_what_the_groups_above_allow(void **state)
     assert_int_equal(system(remove), 0);
 }
 
+static void expect_pair(const struct vl_config *c, const char *name, const char *projector)
+{
+    const struct vl_model_config *m = vl_config_model(c, name);
+    if (!m || !m->projector || strcmp(strrchr(m->projector, '/') + 1, projector) != 0)
+        fail_msg("%s has %s, wanted %s", name, m ? m->projector : "no entry", projector);
+}
+
+static void pairs_in_a_folder_are_models(void **state)
+{
+    (void)state;
+    static const char *const file[] = {"Cat-Q8_0.gguf",
+                                       "mmproj-Cat-Q8_0-f16.gguf",
+                                       "mmproj-Cat-Q8_0.gguf",
+                                       "Dog-Q4_K_M.gguf",
+                                       "mmproj-Dog-f16.gguf",
+                                       "Dog.BF16.gguf",
+                                       "Dog2.gguf",
+                                       "mmproj-Dog22.gguf",
+                                       "mmproj-alone.gguf",
+                                       "Cow.gguf",
+                                       "mmproj-Cow-Q8_0.gguf",
+                                       "mmproj-Cow-f16.gguf",
+                                       "Q8_0.gguf",
+                                       ".gguf",
+                                       "a.model"};
+    vl_auto(vl_config) c = NULL;
+    struct vl_config_from from = {0};
+    struct vl_error err = {0};
+    char dir[] = "/tmp/vlmd-test-XXXXXX", path[64], remove[64];
+    assert_non_null(mkdtemp(dir));
+    make_dir(dir, "models");
+    (void)snprintf(path, sizeof(path), "%s/models", dir);
+    for (size_t i = 0; i < sizeof(file) / sizeof(*file); i++)
+        put_file(path, file[i], "");
+    assert_int_equal(vl_config_new(&c), 0);
+    c->dir = strdup(dir);
+    assert_int_equal(vl_config_find_models(c, &from, &err), 0);
+    expect_pair(c, "Cat-Q8_0", "mmproj-Cat-Q8_0.gguf");
+    expect_pair(c, "Dog-Q4_K_M", "mmproj-Dog-f16.gguf");
+    expect_pair(c, "Dog.BF16", "mmproj-Dog-f16.gguf");
+    expect_pair(c, "Cow", "mmproj-Cow-Q8_0.gguf");
+    for (size_t i = 0; i < c->n_models; i++)
+        if (strstr(c->model[i].text, dir) && !strstr("Cat-Q8_0 Dog-Q4_K_M Dog.BF16 Cow", c->model[i].name))
+            fail_msg("%s is no pair", c->model[i].name);
+    (void)snprintf(remove, sizeof(remove), "rm -r %s", dir);
+    assert_int_equal(system(remove), 0);
+}
+
 static int config(struct vl_config *c, const char *kind, const char *text, struct vl_error *err)
 {
     char file[32];
@@ -398,6 +446,7 @@ int main(void)
         cmocka_unit_test(times_and_words),
         cmocka_unit_test(sizes),
         cmocka_unit_test(memory_is_what_the_groups_above_allow),
+        cmocka_unit_test(pairs_in_a_folder_are_models),
         cmocka_unit_test(configuration),
         cmocka_unit_test(configuration_errors_explain_themselves),
         cmocka_unit_test(limits_hold_from_both_sides),
