@@ -220,6 +220,16 @@ static void merge(cJSON *into, cJSON *from, const char *iface)
     }
 }
 
+/* The bus knows no order of objects; people do. */
+static bool insert_by_name(cJSON *list, cJSON *s)
+{
+    const char *name = vl_value_str(s, "Name", "");
+    int i = 0, n = cJSON_GetArraySize(list);
+    while (i < n && strcmp(vl_value_str(cJSON_GetArrayItem(list, i), "Name", ""), name) <= 0)
+        i++;
+    return i < n ? cJSON_InsertItemInArray(list, i, s) : cJSON_AddItemToArray(list, s);
+}
+
 /* Of every object that has iface: its properties, and those of `also` (NULL: none). */
 static int list_objects(struct vl_ctl *c, const char *iface, const char *also, cJSON **ret)
 {
@@ -239,7 +249,7 @@ static int list_objects(struct vl_ctl *c, const char *iface, const char *also, c
         merge(s, o, iface);
         if (also)
             merge(s, o, also);
-        if (!cJSON_AddItemToArray(list, s))
+        if (!insert_by_name(list, s))
             cJSON_Delete(s);
     }
     cJSON_Delete(objects);

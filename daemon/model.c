@@ -13,6 +13,7 @@
 #include "daemon/bus.h"
 #include "daemon/bus_error.h"
 
+#include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
 
@@ -149,10 +150,24 @@ static void answer_calls(struct vl_daemon_model *d, const char *name, const char
     d->n_calls = 0;
 }
 
-static void fail(struct vl_daemon_model *d, const struct vl_error *err)
+/* A bare name is searched in the model folders when the daemon starts, and stays bare when it is nowhere. */
+static void explain(struct vl_daemon_model *d)
+{
+    const char *text = d->config->text, *projector = d->config->projector;
+    if (d->error.code != -ENOENT || (strchr(text, '/') && (!projector || strchr(projector, '/'))))
+        return;
+    size_t n = strlen(d->error.msg);
+    (void)snprintf(d->error.msg + n, sizeof(d->error.msg) - n,
+                   "; when vlmd starts, names are looked for in %s/models and the other model folders",
+                   d->m->config->dir);
+}
+
+static void fail(struct vl_daemon_model *d, const struct vl_error *why)
 {
     struct vl_log_field field = {"VLMD_MODEL", d->config->name};
-    d->error = *err;
+    const struct vl_error *err = &d->error;
+    d->error = *why;
+    explain(d);
     vl_log_with(VL_LOG_ERR, "model", &field, 1, "%s: %s", d->config->name, err->msg);
     if (d->engine)
         dismiss(d, NULL);

@@ -64,8 +64,8 @@ struct vl_engine {
     atomic_uint_least32_t progress; /* of the load, of VL_PROGRESS_ONE */
     atomic_bool has_info;           /* info may be read: it is not written any more */
     struct vl_engine_info info;
-    char info_text[4][96]; /* its strings: they outlive a model that fails */
-    struct vl_outbox own;  /* LOADING, READY, FAILED */
+    char info_text[4][256]; /* its strings: they outlive a model that fails */
+    struct vl_outbox own;   /* LOADING, READY, FAILED */
     struct vl_session_slot *session;
     struct vl_turn_slot *turn;
 

@@ -308,6 +308,13 @@ class OneConfigured(unittest.TestCase):
         self.assertTrue(any(t.startswith("EXTEND_TIMEOUT_USEC=") for t in told), told)
         self.assertEqual(d.stop()[0], 0)
 
+    def test_a_name_that_is_nowhere(self):
+        write(self.bus, "models.d/lost.model", "[Model]\nText=missing.gguf\nPreload=no\n")
+        d, c = self.start()
+        self.assertIn(self.bus.dir + "/models", self.error("ModelNotReady", c.call, model("lost"), NAME + ".Model", "Load",
+                                                           "a{sv}", {}))
+        self.assertEqual(d.stop()[0], 0)
+
     def test_preload_says_which(self):
         write(self.bus, "vlmd.conf", "[Manager]\nDefaultModel=a\n")
         offer(self.bus, "a", "ok-a", Preload="no")
