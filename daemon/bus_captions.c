@@ -23,7 +23,7 @@ static int method_open(sd_bus_message *call, void *user, sd_bus_error *e)
     int r = sd_bus_message_read(call, "s", &format);
     if (r < 0 || (r = vl_options_read(call, option, 2, e)) < 0 ||
         (r = vl_client_of(s->m->clients, call, &client)) < 0)
-        return r;
+        return vl_bus_named(e, r);
     bool over = s->state == VL_STREAM_ENDED || s->state == VL_STREAM_FAILED;
     r = vl_captions_open(s->captions, format, since > INT64_MAX ? INT64_MAX : (int64_t)since, follow && !over,
                          client->uid, &reader, &err);
@@ -88,7 +88,7 @@ static int method_configure(sd_bus_message *call, void *user, sd_bus_error *e)
     struct vl_stream_spec spec;
     int r = vl_stream_spec_copy(&spec, &s->spec);
     if (r < 0)
-        return r;
+        return vl_bus_named(e, r);
     r = read_changes(call, &spec, e);
     if (r >= 0)
         r = vl_stream_configure(s, &spec, e);

@@ -26,7 +26,7 @@ static int method_configure(sd_bus_message *call, void *user, sd_bus_error *e)
     struct vl_stream_spec spec;
     int r = vl_stream_spec_copy(&spec, &s->spec);
     if (r < 0)
-        return r;
+        return vl_bus_named(e, r);
     r = vl_stream_spec_read_changes(call, &spec, e);
     if (r >= 0)
         r = vl_stream_configure(s, &spec, e);

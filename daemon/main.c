@@ -127,6 +127,12 @@ static int parse_args(int argc, char **argv, struct args *ret, int *ret_code)
     return 0;
 }
 
+/* A shortage passes, a wrong configuration does not. */
+static int exit_code(int r)
+{
+    return r == -ENOMEM || r == -EMFILE || r == -ENFILE ? 1 : EXIT_CONFIG;
+}
+
 static int open_bus(sd_bus **ret, const struct args *a)
 {
     if (!a->bus_address)
@@ -177,8 +183,8 @@ static int run_loop(sd_event *event, sd_bus *bus, struct vl_manager *m)
     }
     r = vl_manager_start(m, &err);
     if (r < 0) {
-        vl_log(VL_LOG_ERR, "config", "%s", err.msg);
-        return EXIT_CONFIG;
+        vl_log(VL_LOG_ERR, "config", "%s", err.msg[0] ? err.msg : strerror(-r));
+        return exit_code(r);
     }
     r = sd_event_loop(event) < 0 ? 1 : 0;
     vl_process_limit_end(r);
@@ -200,10 +206,12 @@ static int run(const struct args *a, const struct vl_config *config)
         r = sd_bus_attach_event(bus, event, SD_EVENT_PRIORITY_NORMAL);
     if (r < 0)
         vl_log(VL_LOG_ERR, "service", "cannot connect to the bus: %s", strerror(-r));
-    else if (vl_manager_new(&m, event, bus, config, &err) < 0)
+    else if ((r = vl_manager_new(&m, event, bus, config, &err)) < 0)
         vl_log(VL_LOG_ERR, "service", "%s", err.msg);
     else
         code = run_loop(event, bus, m);
+    if (r == -ENOMEM)
+        bus = NULL; /* libsystemd 252 aborts when it frees a bus to which it had no memory to add an object */
     m = vl_manager_unref(m);
     (void)sd_bus_flush_close_unref(bus);
     (void)sd_event_unref(event);
@@ -224,9 +232,10 @@ int main(int argc, char **argv)
     vl_log_sink_set(VL_LOG_TARGET_AUTO);
     if (vl_process_begin() < 0 || vl_bus_error_register() < 0)
         return 1;
-    if (vl_config_load(&config, &a.from, &err) < 0) {
-        vl_log(VL_LOG_ERR, "config", "%s", err.msg);
-        return EXIT_CONFIG;
+    int r = vl_config_load(&config, &a.from, &err);
+    if (r < 0) {
+        vl_log(VL_LOG_ERR, "config", "%s", err.msg[0] ? err.msg : strerror(-r));
+        return exit_code(r);
     }
     return a.check_config ? 0 : run(&a, config);
 }
