@@ -230,7 +230,8 @@ int main(int argc, char **argv)
     llama_log_set(quiet, NULL);
     mtmd_log_set(quiet, NULL);
     llama_backend_init();
-    p.n_threads = (int)sysconf(_SC_NPROCESSORS_ONLN);
+    const char *threads = getenv("PEER_THREADS"); /* NULL: one for each core */
+    p.n_threads = threads ? atoi(threads) : (int)sysconf(_SC_NPROCESSORS_ONLN);
     double t = seconds();
     load(&p, argv[1], argv[2]);
     (void)printf("load_s %.3f\nload_rss_mib %.1f\n", seconds() - t, memory("VmRSS"));

@@ -209,8 +209,9 @@ int main(int argc, char **argv)
         .plane = {pixels}, .stride = {3 * w}, .width = w, .height = h, .format = VL_PIXFMT_RGB24, .refs = 1};
     struct vl_frame *frames[] = {&frame};
     const struct vl_unit unit = {.frame = frames, .n_frames = 1, .still = p.still};
-    long cores = sysconf(_SC_NPROCESSORS_ONLN);
-    must(vl_workers_new(&p.workers, cores > 1 ? (unsigned)cores - 1 : 0), "workers", NULL);
+    const char *threads = getenv("PEER_THREADS"); /* NULL: one for each core */
+    long n = threads ? atol(threads) : sysconf(_SC_NPROCESSORS_ONLN);
+    must(vl_workers_new(&p.workers, n > 1 ? (unsigned)n - 1 : 0), "workers", NULL);
     double t = seconds();
     load(&p, argv[1], argv[2]);
     (void)printf("load_s %.3f\nload_rss_mib %.1f\n", seconds() - t, memory("VmRSS"));

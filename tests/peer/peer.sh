@@ -6,11 +6,12 @@
 #     tests/peer/peer.sh FOLDER BUILD      FOLDER: for all that is made, kept between runs; BUILD: a release build
 #
 # Needs cmake, ninja, g++, network, and in $PYTHON (python3) torch, transformers 5, tokenizers, gguf, sentencepiece,
-# Pillow < 13. llama.cpp is the one inside PyPI's source package of llama-cpp-python. What comes out belongs in
+# Pillow < 13. PEER_THREADS=1 for a machine that does other things, too: llama.cpp's threads wait for each other by
+# spinning. llama.cpp is the one inside PyPI's source package of llama-cpp-python. What comes out belongs in
 # docs/measurements/.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
-[ $# = 2 ] || { sed -n '4,10s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[ $# = 2 ] || { sed -n '4,12s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 mkdir -p "$1"
 work=$(cd "$1" && pwd) build=$(cd "$2" && pwd) python=${PYTHON:-python3}
 version=0.3.36

