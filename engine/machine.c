@@ -112,11 +112,12 @@ static void measure_own(struct vl_machine *m, const struct vl_engine_opts *o)
     const uint32_t least = image * view + m->fork_tokens,
                    most = m->n_ctx < OWN_TOKENS ? m->n_ctx : OWN_TOKENS;
     uint32_t n = most;
-    for (;; n -= n / 8) {
+    for (uint32_t less = n;; n = less) {
         const uint32_t n_views = d->frame_tokens ? n / view : 0;
         m->own_bytes = larger(vl_machine_own_bytes(m, n, 0),
                               vl_machine_own_bytes(m, n - n_views * d->frame_tokens, n_views));
-        if (m->own_bytes <= OWN_BYTES || n - n / 8 < least)
+        less = n - n / 8;
+        if (m->own_bytes <= OWN_BYTES || less < least || less == n)
             break;
     }
     m->own_tokens = n;

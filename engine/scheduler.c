@@ -151,13 +151,14 @@ static uint32_t count_running(const struct vl_engine *e)
     return n;
 }
 
-/* Of those that wait: the highest priority, of equals the oldest. */
-static struct vl_turn *next_waiting(struct vl_engine *e)
+/* Of those that wait: the highest priority, of equals the oldest. Not of a kind, about a stream or without
+ * one, that there is no room for: each kind has memory of its own, and neither waits for the other's. */
+static struct vl_turn *next_waiting(struct vl_engine *e, const bool full[2])
 {
     struct vl_turn *best = NULL;
     for (uint32_t i = 0; i < e->opts.max_queue; i++) {
         struct vl_turn *t = &e->turn[i].turn;
-        if (t->state != VL_TURN_WAITING)
+        if (t->state != VL_TURN_WAITING || full[t->session != NULL])
             continue;
         int p = t->question->ask.priority, q = best ? best->question->ask.priority : 0;
         if (!best || p > q || (p == q && t->id < best->id))
@@ -168,13 +169,16 @@ static struct vl_turn *next_waiting(struct vl_engine *e)
 
 static void start_turns(struct vl_engine *e)
 {
+    bool full[2] = {false, false};
     struct vl_turn *t;
-    while ((t = next_waiting(e))) {
-        uint32_t n = count_running(e);
+    while ((t = next_waiting(e, full))) {
+        const uint32_t n = count_running(e);
         if (e->failed.code < 0)
             vl_turn_end(t, VL_TURN_FAILED, &e->failed);
-        else if (n >= e->opts.max_forks || vl_turn_start(t, n > 0) == VL_TURN_NO_ROOM)
+        else if (n >= e->opts.max_forks)
             return;
+        else if (vl_turn_start(t, n > 0) == VL_TURN_NO_ROOM)
+            full[t->session != NULL] = true;
     }
 }
 

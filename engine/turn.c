@@ -203,10 +203,13 @@ static int render_own(struct vl_turn *t, struct vl_error *err)
         return vl_error_set(err, r, "cannot render the question: %s", strerror(-r));
     t->ids = c.id;
     t->stats.n_prompt = c.n;
-    if (c.n >= t->m->own_tokens)
+    const uint32_t limit = t->m->own_tokens - 1;
+    if (c.n > limit && c.n_places)
         return vl_error_set(err, -E2BIG,
                             "the question is %u tokens long, %u of them for %u pictures; %u are the limit",
-                            c.n, c.n_places, q->ask.n_images, t->m->own_tokens - 1);
+                            c.n, c.n_places, q->ask.n_images, limit);
+    if (c.n > limit)
+        return vl_error_set(err, -E2BIG, "the question is %u tokens long; %u are the limit", c.n, limit);
     if (n_reply > t->m->own_tokens - c.n)
         n_reply = t->m->own_tokens - c.n;
     t->want_bytes = vl_machine_own_bytes(t->m, c.n - c.n_places + n_reply, n_views);

@@ -111,6 +111,30 @@ static void test_what_cannot_be_asked_is_refused_by_name(void **state)
     stop(l);
 }
 
+/* Each kind of question has memory of its own: those that wait for theirs hold up none of the other kind. */
+static void test_a_question_that_waits_for_room_holds_up_no_other_kind(void **state)
+{
+    (void)state;
+    enum { N = 9 };
+    struct log *l = start_with(&(struct vl_engine_opts){.model = "good", .n_workers = 1, .max_forks = N + 1});
+    uint64_t s = open_session(l, &plain), own[N];
+    struct vl_mailbox *m = watch(l, s, 4);
+    show(l, m, 0, (const uint8_t[]){2}, 1);
+    atomic_store(&scripted_delay_us, 1000);
+    for (int i = 0; i < N; i++)
+        own[i] = ask_with(l, &(struct vl_ask){.text = "E", .priority = 5}); /* half of a context each */
+    expect_answer(l, ask(l, s, "S"), "<2>");
+    assert_string_equal(l->turn[own[N - 1]].text, ""); /* it waits */
+    for (int i = 0; i < N; i++) {
+        assert_int_equal(l->turn[own[i]].n_ends, 0);
+        assert_int_equal(vl_engine_cancel(l->e, own[i]), 0);
+    }
+    for (int i = 0; i < N; i++)
+        pump_turn(l, own[i]);
+    (void)vl_mailbox_unref(m);
+    stop(l);
+}
+
 /* ---- pictures ---- */
 
 static uint64_t ask_pictures(struct log *l, const char *text, const uint8_t *value, uint32_t n,
@@ -390,6 +414,7 @@ int main(void)
         cmocka_unit_test(test_several_at_once_and_in_turn),
         cmocka_unit_test(test_a_reply_ends_where_the_context_ends),
         cmocka_unit_test(test_what_cannot_be_asked_is_refused_by_name),
+        cmocka_unit_test(test_a_question_that_waits_for_room_holds_up_no_other_kind),
         cmocka_unit_test(test_pictures_come_before_the_words_view_by_view),
         cmocka_unit_test(test_frames_go_when_their_pixels_are_taken),
         cmocka_unit_test(test_the_commentary_goes_on_while_pictures_are_looked_at),
