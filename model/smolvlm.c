@@ -27,6 +27,7 @@ struct smolvlm {
     struct vl_decoder dec;
     uint32_t longest;     /* edge of a still before it is cut */
     uint32_t still_views; /* of the costliest still */
+    bool frames_only;     /* was never shown a still: one is asked about as if it were a frame */
 };
 
 struct smolvlm_encode {
@@ -87,12 +88,13 @@ static uint32_t named_tiles(const struct vl_model *m)
 }
 
 /* The edge that a still is brought to. Files that do not say it: four tiles, as all published models have it.
- * A vocabulary without names for the tiles was trained without them: one view. */
+ * A vocabulary without names for the tiles was trained without them: one view, in the words of a frame. */
 static int read_stills(struct vl_model *m, struct smolvlm *s, const struct vl_weights *mmproj,
                        struct vl_error *err)
 {
     static const char key[] = "clip.vision.preproc_image_size";
     const uint32_t tile = s->vit.image_size, named = named_tiles(m);
+    s->frames_only = named == 0;
     uint32_t side, longest = 4 * tile;
     int r = vl_weights_get_u32(mmproj, key, &longest, err);
     if (r < 0)
@@ -465,13 +467,29 @@ static int put_still(const struct vl_model *m, struct vl_chunk *c, const struct 
     return r;
 }
 
-static int smolvlm_render_ask(const struct vl_model *m, const struct vl_unit *still, uint32_t n_stills,
-                              const char *text, struct vl_chunk *inout)
+/* A stream that has seen each picture for a second, and said nothing. */
+static int put_as_frames(const struct vl_model *m, struct vl_chunk *c, const struct vl_unit *still,
+                         uint32_t n_stills, const char *text)
+{
+    int r = put_part(m, VL_PART_SYSTEM, NULL, 0, c);
+    for (uint32_t i = 0; r == 0 && i < n_stills; i++) {
+        struct vl_view view;
+        uint32_t n = 1; /* it is one: see read_stills */
+        r = smolvlm_views(m, &still[i], &view, &n);
+        if (r == 0)
+            r = put_part(m, VL_PART_FRAME, NULL, i * (int64_t)1000000000, c);
+        if (r == 0)
+            r = put_part(m, VL_PART_CAPTION_END, NULL, 0, c);
+    }
+    return r ? r : put_part(m, VL_PART_QUESTION, text, 0, c);
+}
+
+static int put_as_stills(const struct vl_model *m, struct vl_chunk *c, const struct vl_unit *still,
+                         uint32_t n_stills, const char *text)
 {
     const struct smolvlm *s = family(m);
     const char *lead = n_stills ? "<|im_start|>User:" : "<|im_start|>User: ";
-    struct vl_chunk c = *inout;
-    int r = vl_prompt_put_bos(m, &c, "<|im_start|>");
+    int r = vl_prompt_put_bos(m, c, "<|im_start|>");
     for (uint32_t i = 0; r == 0 && i < n_stills; i++) {
         struct vl_view view[VL_MODEL_MAX_VIEWS];
         struct vl_tile_plan plan;
@@ -480,12 +498,19 @@ static int smolvlm_render_ask(const struct vl_model *m, const struct vl_unit *st
         if (r < 0)
             return r;
         vl_tile_plan_init(&plan, view->src_w, view->src_h, s->longest, s->vit.image_size);
-        r = put_still(m, &c, &plan, &lead);
+        r = put_still(m, c, &plan, &lead);
     }
     const struct vl_text_piece tail[] = {vl_prompt_template(lead), vl_prompt_words(text),
                                          vl_prompt_template("<end_of_utterance>\nAssistant:")};
-    if (r == 0)
-        r = vl_prompt_put(m, &c, tail, 3);
+    return r ? r : vl_prompt_put(m, c, tail, 3);
+}
+
+static int smolvlm_render_ask(const struct vl_model *m, const struct vl_unit *still, uint32_t n_stills,
+                              const char *text, struct vl_chunk *inout)
+{
+    struct vl_chunk c = *inout;
+    int r = family(m)->frames_only ? put_as_frames(m, &c, still, n_stills, text)
+                                   : put_as_stills(m, &c, still, n_stills, text);
     if (r == 0)
         *inout = c;
     return r;

@@ -55,13 +55,14 @@ def of_type(records, kind):
     return [r for r in records if r["type"] == kind]
 
 
-def png(width, height):
-    """A picture whose red grows to the right and whose green grows downwards."""
+def png(width, height, colour=None):
+    """A picture of colour(x, y); without one, red grows to the right and green grows downwards."""
+    colour = colour or (lambda x, y: (x * 255 // width, y * 255 // height, 128))
+
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    rows = b"".join(b"\0" + b"".join(bytes((x * 255 // width, y * 255 // height, 128)) for x in range(width))
-                    for y in range(height))
+    rows = b"".join(b"\0" + b"".join(bytes(colour(x, y)) for x in range(width)) for y in range(height))
     return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
             + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
 
@@ -204,6 +205,18 @@ class TextAndPictures(Case):
         none = of_type(got, "answer")[0]
         self.assertGreater(one["prompt_tokens"], none["prompt_tokens"] + 4)
         self.assertGreater(two["prompt_tokens"], one["prompt_tokens"] + 4)
+
+    @unittest.skipUnless(HAVE_PNG, "a build without libpng reads no PNG")
+    def test_the_builtin_model_sees_a_picture(self):
+        def disc(cx, cy, red):
+            return png(160, 120, lambda x, y: red if (x - cx) ** 2 + (y - cy) ** 2 < 20 ** 2 else (20, 20, 30))
+
+        red = self.file("red.png", disc(40, 30, (255, 0, 0)))
+        asked = {"Where is the red circle?": "Top left.", "What shape is red?": "Circle.", "How many shapes are there?": "One."}
+        for question, answer in asked.items():
+            self.assertEqual(self.run_vlmd(red, *WORLD, "--ask", question)[0].strip(), answer)
+        blue = self.file("blue.png", disc(130, 95, (30, 60, 255)))
+        self.assertEqual(self.run_vlmd(blue, *WORLD, "--ask", "Where is the blue circle?")[0].strip(), "Bottom right.")
 
     @unittest.skipUnless(HAVE_PNG, "a build without libpng reads no PNG")
     def test_without_a_question_it_is_described(self):
