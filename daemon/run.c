@@ -264,8 +264,7 @@ static void on_stream_end(struct run *r, const struct vl_event *ev)
 static void on_stream(struct run *r, const struct vl_event *ev)
 {
     switch (ev->type) {
-    case VL_EVENT_CAPTION_DONE:
-        r->stats = ev->session_stats;
+    case VL_EVENT_CAPTION_DONE: /* its frame counts as seen with FRAME_SEEN alone */
         if (ev->len > 0)
             vl_run_out_caption(&r->out, ev);
         break;

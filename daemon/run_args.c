@@ -10,7 +10,7 @@
 #include "daemon/limits.h"
 #include "daemon/subcommand.h"
 
-#include <ctype.h>
+#include <locale.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -73,6 +73,12 @@ static int temperature(const char *s, float *ret)
     return 0;
 }
 
+/* Models read UTF-8, and --json is to be JSON whatever a terminal sends. */
+static bool is_utf8(const char *s)
+{
+    return mbstowcs(NULL, s, 0) != (size_t)-1;
+}
+
 static int captions(struct vl_run_args *a, const char *how)
 {
     a->no_captions = !strcmp(how, "none");
@@ -91,6 +97,8 @@ static int instruction(struct vl_run_args *a, const char *text)
 {
     if (!*text || strlen(text) > VL_LIMIT_INSTRUCTION_BYTES)
         return vl_subcommand_usage("run", "--instruction is 1 to %d bytes", VL_LIMIT_INSTRUCTION_BYTES);
+    if (!is_utf8(text))
+        return vl_subcommand_usage("run", "--instruction is not UTF-8");
     a->instruction = text;
     return 0;
 }
@@ -139,6 +147,8 @@ static int add_ask(struct vl_run_args *a, const char *text, int64_t at_ns)
         return vl_subcommand_usage("run", "more than %d questions", VL_RUN_MAX_ASKS);
     if (!*text || strlen(text) > VL_ENGINE_MAX_QUESTION)
         return vl_subcommand_usage("run", "a question is 1 to %d bytes", VL_ENGINE_MAX_QUESTION);
+    if (!is_utf8(text))
+        return vl_subcommand_usage("run", "question %u is not UTF-8", a->n_asks + 1);
     for (; i > 0 && a->ask[i - 1].at_ns > at_ns; i--)
         a->ask[i] = a->ask[i - 1];
     a->ask[i] = (struct vl_run_ask){text, at_ns};
@@ -309,6 +319,8 @@ int vl_run_args_parse(struct vl_run_args *ret, int argc, char **argv, int *ret_c
     *ret = (struct vl_run_args){
         .stream_fd = -1, .every_usec = 1000000, .gate = VL_GATE_NONE, .sampling = VL_SAMPLING_GREEDY};
     *ret_code = VL_EXIT_USAGE;
+    (void)setlocale(LC_CTYPE,
+                    "C.UTF-8"); /* glibc has it built in; without it only ASCII is UTF-8 to is_utf8 */
     while (r == 0 && (c = vl_subcommand_option("run", argc, argv, options)) >= 0) {
         if (c == HELP) {
             (void)fputs(help, stdout);

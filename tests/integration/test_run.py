@@ -252,6 +252,7 @@ class Wrong(Case):
             ("--ask", [FAST, "--captions", "none"]),
             ("--mmproj needs --model", [FAST, "--mmproj", "x"]),
             ("1 to", [FAST, "--ask", ""]),
+            ("UTF-8", [FAST, "--ask", b"\xff\xfe"]),
         ):
             self.says(2, pattern, *args)
 
