@@ -117,6 +117,8 @@ static void dismiss(struct vl_daemon_model *d, sd_bus_message *call)
     d->ticks = sd_event_source_disable_unref(d->ticks);
     if (!l) {
         (void)vl_engine_unref(engine);
+        if (call)
+            (void)sd_bus_reply_method_return(call, NULL); /* a caller who has gone needs no word */
         return;
     }
     *l = (struct vl_leaving){.m = d->m, .next = d->m->leaving, .engine = engine};

@@ -50,7 +50,8 @@ int vl_daemon_model_load(struct vl_daemon_model *d, struct vl_error *err);
  * returns.
  */
 int vl_daemon_model_answer_load(struct vl_daemon_model *d, sd_bus_message *call, sd_bus_error *e);
-/* Ends what uses it, by name, and gives its memory back; call (NULL: none) is answered then. -ENOMEM. */
+/* Ends what uses it, by name, and gives its memory back; call (NULL: none) is answered then. Negative is what
+ * a method handler returns. */
 int vl_daemon_model_unload(struct vl_daemon_model *d, sd_bus_message *call);
 /* 0, or the named error of a daemon that stops, of a model that failed, of none (d NULL), or of one that does
  * not see where eyes are needed. Loads nothing. */
