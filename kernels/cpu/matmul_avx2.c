@@ -113,7 +113,8 @@ static inline const char *open_i8(const char *panel, size_t i0, struct scale *re
     return block + HALVES;
 }
 
-/* (q - 8) d as q d + m: exact in f32, as the sum is a number that f32 has. */
+/* (q - 8) d as q d + m: exact in f32, as the sum is a number that f32 has. Only of an infinite d it makes NaN
+ * where infinity would do. */
 static inline const char *open_i4(const char *panel, size_t i0, struct scale *ret)
 {
     const char *block = panel + i0 / LEN * (HALVES + CODES_4);
