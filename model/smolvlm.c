@@ -330,14 +330,16 @@ static void fill_tokens(const struct smolvlm *s, struct smolvlm_encode *f, struc
 /* The first view's pixels are cut by a step of their own, so that no step is much longer than a layer. */
 static int begin_next_view(const struct smolvlm *s, struct smolvlm_encode *f, struct vl_exec *x)
 {
+    int r;
     if (f->taken) {
-        vl_tiles_cut(&f->tiles, x->workers);
+        if ((r = vl_tiles_cut(&f->tiles, x->workers)) < 0)
+            return r;
         f->mark = vl_arena_mark(x->scratch);
         f->taken = false;
     }
     const struct vl_tensor square = vl_tiles_view(&f->tiles, f->view);
     vl_arena_reset(x->scratch, f->mark);
-    int r = begin_view(s, f, x, &square);
+    r = begin_view(s, f, x, &square);
     return r < 0 ? r : VL_ENCODE_MORE;
 }
 

@@ -11,7 +11,7 @@
 #include <stdbool.h>
 #include <stdlib.h>
 
-enum { MAX_SIDE = 16384, GRAIN = 16 /* rows to a chunk */ };
+enum { MAX_SIDE = 16384, GRAIN = 16 /* rows to a chunk */, BAND = 64 /* rows of the result */ };
 
 int vl_preprocess_init(struct vl_preprocess *p, enum vl_filter filter, uint32_t max_side, uint32_t max_out)
 {
@@ -22,7 +22,8 @@ int vl_preprocess_init(struct vl_preprocess *p, enum vl_filter filter, uint32_t 
     for (int i = 0; r == 0 && i < 4; i++)
         r = vl_resize_axis_init(&p->axis[i], i < 2 ? max_side : max_out, max_out);
     const size_t square = 3 * (size_t)max_out * max_out;
-    p->rows = malloc(3 * (size_t)(max_side > max_out ? max_side : max_out) * max_out);
+    p->rows_size = vl_resize_band(max_side, max_out);
+    p->rows = malloc(p->rows_size);
     p->mid = malloc(square);
     p->out = malloc(square);
     return r ? r : p->rows && p->mid && p->out ? 0 : -ENOMEM;
@@ -145,11 +146,19 @@ void vl_frame_row_rgb(const struct vl_frame *f, uint32_t y, uint32_t x, uint32_t
 
 /* ---- passes ---- */
 
+/* Rows [from, ..) of the input and of the result. */
+struct band {
+    const struct vl_resize *r;
+    uint32_t from, to_from;
+};
+
 static void run_rows(void *arg, size_t first, size_t last)
 {
-    const struct vl_resize *p = arg;
+    const struct band *b = arg;
+    const struct vl_resize *p = b->r;
     uint8_t rgb[3 * MAX_SIDE];
-    for (size_t y = first; y < last; y++) {
+    for (size_t i = first; i < last; i++) {
+        const size_t y = b->from + i;
         const uint8_t *src = rgb;
         if (!p->frame)
             src = p->src + y * 3 * p->across->n_in;
@@ -157,22 +166,53 @@ static void run_rows(void *arg, size_t first, size_t last)
             src = row_of(p->frame, 0, p->view->src_y + (uint32_t)y) + 3 * (size_t)p->view->src_x;
         else
             vl_frame_row_rgb(p->frame, p->view->src_y + (uint32_t)y, p->view->src_x, p->across->n_in, rgb);
-        vl_resize_row(p->across, p->rows + y * 3 * p->across->n_out, src);
+        vl_resize_row(p->across, p->rows + i * 3 * p->across->n_out, src);
     }
 }
 
 static void run_columns(void *arg, size_t first, size_t last)
 {
-    const struct vl_resize *p = arg;
+    const struct band *b = arg;
+    const struct vl_resize *p = b->r;
     const uint32_t width = p->across->n_out;
-    for (size_t y = first; y < last; y++)
-        vl_resize_column(p->down, (uint32_t)y, p->dst + y * 3 * width, p->rows, width);
+    for (size_t i = first; i < last; i++) {
+        const size_t y = b->to_from + i;
+        vl_resize_column(p->down, (uint32_t)y, p->dst + y * 3 * width, p->rows, b->from, width);
+    }
 }
 
-void vl_resize_run(const struct vl_resize *r, struct vl_workers *workers)
+/* The end of the band that begins with row y of the result: as many rows as fit, at most BAND. */
+static uint32_t band_end(const struct vl_resize *r, uint32_t y)
 {
-    vl_workers_run(workers, run_rows, (void *)r, r->down->n_in, GRAIN);
-    vl_workers_run(workers, run_columns, (void *)r, r->down->n_out, GRAIN);
+    const size_t room = r->rows_size / (3 * (size_t)r->across->n_out);
+    uint32_t from, first, end = y;
+    (void)vl_resize_needs(r->down, y, &from);
+    while (end < r->down->n_out && end - y < BAND && vl_resize_needs(r->down, end, &first) - from <= room)
+        end++;
+    return end;
+}
+
+int vl_resize_run(const struct vl_resize *r, struct vl_workers *workers)
+{
+    for (uint32_t y = 0, end; y < r->down->n_out; y = end) {
+        struct band b = {.r = r, .to_from = y};
+        uint32_t first;
+        end = band_end(r, y);
+        if (end == y)
+            return -EINVAL;
+        (void)vl_resize_needs(r->down, y, &b.from);
+        vl_workers_run(workers, run_rows, &b, vl_resize_needs(r->down, end - 1, &first) - b.from, GRAIN);
+        vl_workers_run(workers, run_columns, &b, end - y, GRAIN);
+    }
+    return 0;
+}
+
+/* Twice what a band's rows and the filter's reach come from, and all where that is not much. */
+size_t vl_resize_band(uint32_t max_side, uint32_t max_out)
+{
+    const size_t tallest = max_side > max_out ? max_side : max_out;
+    const size_t band = 2 * (BAND + 8) * ((size_t)max_side / max_out + 1) + 16;
+    return 3 * (size_t)max_out * (band < tallest ? band : tallest);
 }
 
 static bool fits(const struct vl_preprocess *p, const struct vl_frame *f, const struct vl_view *v)
@@ -190,19 +230,32 @@ int vl_preprocess_run(struct vl_preprocess *p, struct vl_workers *workers, const
     if (!fits(p, f, v))
         return -EINVAL;
     struct vl_resize_axis *a = p->axis;
-    struct vl_resize first = {
-        .across = &a[0], .down = &a[1], .frame = f, .view = v, .rows = p->rows, .dst = p->out};
+    struct vl_resize first = {.across = &a[0],
+                              .down = &a[1],
+                              .frame = f,
+                              .view = v,
+                              .rows = p->rows,
+                              .rows_size = p->rows_size,
+                              .dst = p->out};
     vl_resize_axis_set(&a[0], p->filter, v->src_w, v->mid_w ? v->mid_w : v->out_w);
     vl_resize_axis_set(&a[1], p->filter, v->src_h, v->mid_h ? v->mid_h : v->out_h);
     if (v->mid_w)
         first.dst = p->mid;
-    vl_resize_run(&first, workers);
+    int r = vl_resize_run(&first, workers);
+    if (r < 0)
+        return r;
     if (v->mid_w) {
-        struct vl_resize second = {
-            .across = &a[2], .down = &a[3], .src = p->mid, .rows = p->rows, .dst = p->out};
+        struct vl_resize second = {.across = &a[2],
+                                   .down = &a[3],
+                                   .src = p->mid,
+                                   .rows = p->rows,
+                                   .rows_size = p->rows_size,
+                                   .dst = p->out};
         vl_resize_axis_set(&a[2], p->filter, v->mid_w, v->out_w);
         vl_resize_axis_set(&a[3], p->filter, v->mid_h, v->out_h);
-        vl_resize_run(&second, workers);
+        r = vl_resize_run(&second, workers);
+        if (r < 0)
+            return r;
     }
     *ret = vl_tensor_3d(p->out, VL_U8, v->out_h, v->out_w, 3);
     return 0;

@@ -21,15 +21,15 @@ struct vl_view {
     uint32_t grid_w, grid_h, n_tokens; /* visual tokens of the whole grid */
 };
 
-/* Turns frames into views; tables are those of the last geometry. Host memory of the encode that owns it:
- * about 3 * max_side * max_out bytes, of which only what a frame's size needs is ever touched. Nothing is
- * allocated after init. One thread at a time. */
+/* Turns frames into views; tables are those of the last geometry. Host memory of the encode that owns it.
+ * Nothing is allocated after init. One thread at a time. */
 struct vl_preprocess {
     enum vl_filter filter;
     uint32_t max_side, max_out;
     struct vl_resize_axis axis[4]; /* first resize: horizontal, vertical; second likewise */
-    uint8_t *rows;                 /* [max_side, max_out, 3] after a horizontal pass */
-    uint8_t *mid, *out;            /* [max_out, max_out, 3] */
+    uint8_t *rows;                 /* [rows_size] a band after a horizontal pass */
+    size_t rows_size;
+    uint8_t *mid, *out; /* [max_out, max_out, 3] */
 };
 /* Frames of up to max_side to views of up to max_out, each 1 .. 16384. -EINVAL, -ENOMEM. */
 int vl_preprocess_init(struct vl_preprocess *p, enum vl_filter filter, uint32_t max_side, uint32_t max_out);
@@ -41,15 +41,20 @@ int vl_preprocess_run(struct vl_preprocess *p, struct vl_workers *workers, const
                       const struct vl_view *view, struct vl_tensor *ret);
 
 /* One resize of a whole picture: of a frame's view, or of packed RGB when frame is NULL. The axes' tables are
- * set; rows has room for [down->n_in, across->n_out, 3], dst for [down->n_out, across->n_out, 3]. */
+ * set; dst has room for [down->n_out, across->n_out, 3]. It is done band by band, so that what lies between
+ * the two passes is never the whole picture: rows holds a band of it. */
 struct vl_resize {
     const struct vl_resize_axis *across, *down;
     const struct vl_frame *frame;
     const struct vl_view *view; /* of the frame: where it is cut */
     const uint8_t *src;         /* [down->n_in, across->n_in, 3] */
     uint8_t *rows, *dst;
+    size_t rows_size;
 };
-void vl_resize_run(const struct vl_resize *r, struct vl_workers *workers);
+/* -EINVAL: rows does not hold what one row of the result needs. */
+int vl_resize_run(const struct vl_resize *r, struct vl_workers *workers);
+/* A good size of rows, for up to max_side samples made to up to max_out, each by about the same factor. */
+size_t vl_resize_band(uint32_t max_side, uint32_t max_out);
 
 /* Columns [x, x + n) of row y as RGB, dst [n, 3]. A matrix that is unknown is taken for BT.709 from 720 lines
  * on and for BT.601 below, as players do. */

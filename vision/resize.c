@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <math.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -126,17 +127,24 @@ void vl_resize_row(const struct vl_resize_axis *a, uint8_t *dst, const uint8_t *
     }
 }
 
+uint32_t vl_resize_needs(const struct vl_resize_axis *a, uint32_t i, uint32_t *ret_first)
+{
+    const bool copied = a->n_in == a->n_out;
+    *ret_first = copied ? i : a->first[i];
+    return copied ? i + 1 : a->first[i] + a->count[i];
+}
+
 void vl_resize_column(const struct vl_resize_axis *a, uint32_t i, uint8_t *dst, const uint8_t *src,
-                      uint32_t width)
+                      uint32_t src_row, uint32_t width)
 {
     enum { STRIP = 512 };
     const size_t n = 3 * (size_t)width;
     if (a->n_in == a->n_out) {
-        memcpy(dst, src + i * n, n);
+        memcpy(dst, src + (i - src_row) * n, n);
         return;
     }
     const int32_t *w = a->weight + (size_t)i * a->stride;
-    src += a->first[i] * n;
+    src += (a->first[i] - src_row) * n;
     for (size_t at = 0; at < n; at += STRIP) {
         int32_t sum[STRIP];
         size_t len = n - at < STRIP ? n - at : STRIP;

@@ -28,7 +28,10 @@ void vl_resize_axis_set(struct vl_resize_axis *a, enum vl_filter filter, uint32_
 
 /* One row: src [n_in, 3] to dst [n_out, 3]. */
 void vl_resize_row(const struct vl_resize_axis *a, uint8_t *dst, const uint8_t *src);
-/* Output row i of the vertical pass over src [n_in, width, 3]; dst [width, 3]. */
+/* Which input rows output row i of the vertical pass reads: [*ret_first, end), both rising with i. */
+uint32_t vl_resize_needs(const struct vl_resize_axis *a, uint32_t i, uint32_t *ret_first);
+/* Output row i of the vertical pass over src [.., width, 3], whose first row is input row src_row; dst
+ * [width, 3]. */
 void vl_resize_column(const struct vl_resize_axis *a, uint32_t i, uint8_t *dst, const uint8_t *src,
-                      uint32_t width);
+                      uint32_t src_row, uint32_t width);
 #endif

@@ -68,8 +68,11 @@ int vl_tiles_init(struct vl_tiles *t, uint32_t max_side, uint32_t longest, uint3
     int r = 0;
     for (int i = 0; r == 0 && i < 6; i++)
         r = vl_resize_axis_init(&t->axis[i], in[i / 2], out[i / 2]);
-    const size_t tallest = max_side > cut ? max_side : cut;
-    t->rows = malloc(3 * tallest * cut);
+    const size_t take = vl_resize_band(max_side, big), stretch = vl_resize_band(big, cut),
+                 shrink = vl_resize_band(cut, tile);
+    t->rows_size = take > stretch ? take : stretch;
+    t->rows_size = t->rows_size > shrink ? t->rows_size : shrink;
+    t->rows = malloc(t->rows_size);
     t->big = malloc(3 * (size_t)big * big);
     t->cut = malloc(3 * (size_t)cut * cut);
     t->overview = malloc(3 * (size_t)tile * tile);
@@ -87,8 +90,8 @@ void vl_tiles_done(struct vl_tiles *t)
     *t = (struct vl_tiles){0};
 }
 
-static void run(struct vl_tiles *t, struct vl_workers *workers, int step, struct vl_resize *r,
-                const uint32_t size[4])
+static int run(struct vl_tiles *t, struct vl_workers *workers, int step, struct vl_resize *r,
+               const uint32_t size[4])
 {
     struct vl_resize_axis *a = &t->axis[2 * step];
     vl_resize_axis_set(&a[0], VL_FILTER_LANCZOS, size[0], size[2]);
@@ -96,7 +99,8 @@ static void run(struct vl_tiles *t, struct vl_workers *workers, int step, struct
     r->across = &a[0];
     r->down = &a[1];
     r->rows = t->rows;
-    vl_resize_run(r, workers);
+    r->rows_size = t->rows_size;
+    return vl_resize_run(r, workers);
 }
 
 int vl_tiles_take(struct vl_tiles *t, struct vl_workers *workers, const struct vl_frame *f)
@@ -108,16 +112,15 @@ int vl_tiles_take(struct vl_tiles *t, struct vl_workers *workers, const struct v
     vl_tile_plan_init(p, f->width, f->height, t->longest, t->tile);
     const struct vl_view all = {.src_w = f->width, .src_h = f->height};
     struct vl_resize r = {.frame = f, .view = &all, .dst = t->big};
-    run(t, workers, 0, &r, (const uint32_t[]){f->width, f->height, p->big_w, p->big_h});
-    return 0;
+    return run(t, workers, 0, &r, (const uint32_t[]){f->width, f->height, p->big_w, p->big_h});
 }
 
-void vl_tiles_cut(struct vl_tiles *t, struct vl_workers *workers)
+int vl_tiles_cut(struct vl_tiles *t, struct vl_workers *workers)
 {
     const struct vl_tile_plan *p = &t->plan;
     struct vl_resize stretch = {.src = t->big, .dst = t->cut}, shrink = {.src = t->cut, .dst = t->overview};
-    run(t, workers, 1, &stretch, (const uint32_t[]){p->big_w, p->big_h, p->cut_w, p->cut_h});
-    run(t, workers, 2, &shrink, (const uint32_t[]){p->cut_w, p->cut_h, t->tile, t->tile});
+    int r = run(t, workers, 1, &stretch, (const uint32_t[]){p->big_w, p->big_h, p->cut_w, p->cut_h});
+    return r < 0 ? r : run(t, workers, 2, &shrink, (const uint32_t[]){p->cut_w, p->cut_h, t->tile, t->tile});
 }
 
 struct vl_tensor vl_tiles_view(const struct vl_tiles *t, uint32_t i)

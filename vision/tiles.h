@@ -23,13 +23,14 @@ void vl_tile_plan_init(struct vl_tile_plan *ret, uint32_t w, uint32_t h, uint32_
 uint32_t vl_tile_max_views(uint32_t longest, uint32_t tile, uint32_t *ret_side);
 
 /* One picture's pixels on their way. Host memory of the encode that owns it, reserved at init and touched as
- * far as pictures need it: 3 * max_side * longest bytes and two pictures of 3 * longest^2. One thread at a
- * time; nothing is allocated after init. */
+ * far as pictures need it: two pictures of 3 * longest^2 bytes and a band. One thread at a time; nothing is
+ * allocated after init. */
 struct vl_tiles {
     uint32_t max_side, longest, tile;
     struct vl_tile_plan plan;
     struct vl_resize_axis axis[6]; /* to big, to cut, to the overview: horizontal, vertical */
     uint8_t *rows, *big, *cut, *overview;
+    size_t rows_size;
 };
 enum { VL_TILES_MAX_LONGEST = 4096 };
 /* Pictures of up to max_side. -EINVAL: longest beyond VL_TILES_MAX_LONGEST, or less than a tile; -ENOMEM. */
@@ -39,7 +40,7 @@ void vl_tiles_done(struct vl_tiles *t); /* accepts a zeroed or half-made one */
 /* Takes the frame's pixels: the frame may go. -EINVAL: longer than max_side. */
 int vl_tiles_take(struct vl_tiles *t, struct vl_workers *workers, const struct vl_frame *f);
 /* Makes the views of what was taken. */
-void vl_tiles_cut(struct vl_tiles *t, struct vl_workers *workers);
+int vl_tiles_cut(struct vl_tiles *t, struct vl_workers *workers);
 /* View i < plan.n_views: [tile, tile, 3] u8 in t's memory, rows strided, until the next take. */
 struct vl_tensor vl_tiles_view(const struct vl_tiles *t, uint32_t i);
 #endif

@@ -249,7 +249,7 @@ static void check_views(struct vl_tiles *t, uint32_t w, uint32_t h, const int32_
     struct vl_frame f = test_frame_rgb(pixels, w, h);
     assert_int_equal(vl_tiles_take(t, NULL, &f), 0);
     free(pixels);
-    vl_tiles_cut(t, NULL);
+    assert_int_equal(vl_tiles_cut(t, NULL), 0);
     assert_int_equal(t->plan.n_views, n);
     for (uint32_t i = 0; i < n; i++) {
         const struct vl_tensor v = vl_tiles_view(t, i);
@@ -261,6 +261,70 @@ static void check_views(struct vl_tiles *t, uint32_t w, uint32_t h, const int32_
         if (digest != right)
             fail_msg("view %u of %ux%u differs from the reference", i, w, h);
     }
+}
+
+/* However narrow the band, the same bytes; too narrow for one row of the result is refused. */
+static void test_bands_change_no_byte(void **state)
+{
+    (void)state;
+    enum { FROM_W = 200, FROM_H = 300, TO_W = 70, TO_H = 90 };
+    uint8_t *src = test_picture(FROM_W, FROM_H), *whole = malloc(3 * TO_W * TO_H),
+            *got = malloc(3 * TO_W * TO_H), *rows = malloc(3 * TO_W * FROM_H);
+    struct vl_resize_axis across, down;
+    assert_int_equal(vl_resize_axis_init(&across, FROM_W, TO_W), 0);
+    assert_int_equal(vl_resize_axis_init(&down, FROM_H, TO_H), 0);
+    vl_resize_axis_set(&across, VL_FILTER_LANCZOS, FROM_W, TO_W);
+    vl_resize_axis_set(&down, VL_FILTER_LANCZOS, FROM_H, TO_H);
+    struct vl_resize r = {.across = &across,
+                          .down = &down,
+                          .src = src,
+                          .rows = rows,
+                          .dst = whole,
+                          .rows_size = 3 * TO_W * FROM_H};
+    assert_int_equal(vl_resize_run(&r, NULL), 0);
+    r.dst = got;
+    for (uint32_t n = 21; n < 100; n += 13) { /* the filter reaches over 20 or 21 rows */
+        r.rows_size = 3 * (size_t)TO_W * n;
+        memset(got, 0, 3 * TO_W * TO_H);
+        assert_int_equal(vl_resize_run(&r, NULL), 0);
+        assert_memory_equal(got, whole, 3 * TO_W * TO_H);
+    }
+    r.rows_size = 3 * TO_W * 19;
+    assert_int_equal(vl_resize_run(&r, NULL), -EINVAL);
+    vl_resize_axis_done(&across);
+    vl_resize_axis_done(&down);
+    free(src);
+    free(whole);
+    free(got);
+    free(rows);
+}
+
+/* Every picture that is taken can be resized with the band that is there. */
+static void test_bands_are_wide_enough(void **state)
+{
+    (void)state;
+    struct test_rng rng = test_rng_new("bands");
+    static const uint32_t sides[] = {1, 2, 3, 5, 8, 100, 4000, 8191, 8192};
+    struct vl_tiles t;
+    assert_int_equal(vl_tiles_init(&t, 8192, 224, 56), 0);
+    uint8_t *grey = calloc(8192, 8192); /* pages of zeros */
+    assert_non_null(grey);
+    for (int i = 0; i < 60; i++) {
+        struct vl_frame f = {.plane = {grey}, .stride = {8192}, .format = VL_PIXFMT_GRAY8};
+        f.width = i < 9 ? sides[i] : 1 + test_randn(&rng, 8192);
+        f.height = i < 9 ? 1 : 1 + test_randn(&rng, i % 2 ? 8192 : 40);
+        if ((uint64_t)f.width * f.height > 4000000)
+            f.height = 4000000 / f.width;
+        if (i % 3 == 0) {
+            uint32_t w = f.width;
+            f.width = f.height;
+            f.height = w;
+        }
+        assert_int_equal(vl_tiles_take(&t, NULL, &f), 0);
+        assert_int_equal(vl_tiles_cut(&t, NULL), 0);
+    }
+    free(grey);
+    vl_tiles_done(&t);
 }
 
 /* As published models look at a still; one set of buffers for all shapes. */
@@ -292,9 +356,16 @@ static void test_views(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_rows),        cmocka_unit_test(test_squares), cmocka_unit_test(test_frame_path),
-        cmocka_unit_test(test_refuses),     cmocka_unit_test(test_yuv),     cmocka_unit_test(test_tile_plans),
-        cmocka_unit_test(test_tile_bounds), cmocka_unit_test(test_views),
+        cmocka_unit_test(test_rows),
+        cmocka_unit_test(test_squares),
+        cmocka_unit_test(test_frame_path),
+        cmocka_unit_test(test_refuses),
+        cmocka_unit_test(test_yuv),
+        cmocka_unit_test(test_tile_plans),
+        cmocka_unit_test(test_tile_bounds),
+        cmocka_unit_test(test_views),
+        cmocka_unit_test(test_bands_change_no_byte),
+        cmocka_unit_test(test_bands_are_wide_enough),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
