@@ -240,6 +240,29 @@ class Files(Real):
         self.assertEqual(self.ended(s), ("failed", "killed"))
 
 
+class Stills(Real):
+    """Through the real reader into the real engine. The pictures are seeds of the fuzzers: one drawing in several formats."""
+
+    def ask(self, *names):
+        files = [open(vlm.ROOT / "tests/fuzz/corpus/still" / n, "rb") for n in names]
+        answer, details = self.client.ask_image_text(files, "What is there?", MaxTokens=("u", 8))
+        for f in files:
+            f.close()
+        return answer, details["PromptTokens"]
+
+    def test_pictures_reach_the_model(self):
+        features = self.client.get(PATH, "Manager", "Features")
+        if "image:png" not in features:
+            self.skipTest("this build reads no PNG")
+        none, one, two = self.ask(), self.ask("rgb.png"), self.ask("rgb.png", "turned.png")
+        self.assertGreater(one[1], none[1])
+        self.assertGreater(two[1], one[1])
+        self.assertEqual(self.ask("rgb.png"), one)
+        if "image:webp" in features:  # the same pixels
+            self.assertEqual(self.ask("lossless.webp"), one)
+            self.assertEqual(self.ask("lossless.webp", "turned.png"), two)
+
+
 class Models(unittest.TestCase):
     """A model that cannot be used leaves a daemon that says so."""
 
