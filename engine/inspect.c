@@ -125,6 +125,7 @@ int vl_inspect(const struct vl_engine_opts *o, const struct vl_inspect_out *out,
     struct vl_machine m = {0};
     struct vl_engine_opts opts = *o;
     opts.max_bytes = opts.kv_bytes = 0;
+    opts.budget = NULL;
     opts.max_sessions = opts.max_forks = 1; /* nothing will be asked */
     vl_machine_fill_opts(&opts);
     int r = inspect(&m, &opts, out, &own);
