@@ -6,13 +6,14 @@
 #include "daemon/process.h"
 
 #include <errno.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stddef.h>
 #include <sys/resource.h>
 #include <sys/time.h>
 #include <unistd.h>
 
-enum { TAIL_USEC = 800000, MAX_FDS = 4096 };
+enum { TAIL_USEC = 800000, MAX_FDS = 4096, MMAP_THRESHOLD = 256 << 10 };
 
 /* All that clients can make us hold has a cap (limits.c); together the caps come to less than this, which is
  * more than the usual soft limit. Children lower it again for themselves. */
@@ -30,6 +31,9 @@ int vl_process_begin(void)
     sigset_t set;
     (void)signal(SIGPIPE, SIG_IGN);
     raise_fd_limit();
+    /* Fixed, because glibc raises it to the largest block that was freed: one long message would be kept for
+     * good. */
+    (void)mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD); /* without it we live, and hold more */
     (void)sigemptyset(&set);
     (void)sigaddset(&set, SIGTERM);
     (void)sigaddset(&set, SIGINT);
