@@ -146,7 +146,7 @@ def worst_row(want, got):
 
 
 def greedy(want, got):
-    """"16" when all are equal, else where they part and by how much the reference preferred its token there"""
+    """16 when all are equal, else where they part and by how much the reference preferred its token there"""
     for i, (a, b) in enumerate(zip(want["gen"], got["gen"])):
         if a != b:
             return f"{i}, gap {want['gaps'][i]:.3f}"

@@ -6,8 +6,8 @@
  *     peer-ours TEXT.gguf MMPROJ.gguf PICTURE.rgb W H N_NEW OUT frame|still
  *
  * OUT.ids (i32, -1 for a visual token's place), OUT.emb (f32 rows of the visual tokens), OUT.log (f32 logits
- * of every place), OUT.gen (i32, N_NEW greedy tokens); on stdout seconds and memory. With one worker per
- * core. */
+ * of every place), OUT.gen (i32, N_NEW greedy tokens); on stdout seconds and memory. $PEER_THREADS
+ * threads, or one for each core. */
 #include "base/clock.h"
 #include "base/workers.h"
 #include "model/model.h"
