@@ -497,13 +497,15 @@ class Open(Machine):
     def test_F43_nothing_is_learnt_from_the_time(self):
         stranger = self.actor(STRANGER)
         took = {self.stream: [], PATH + "/stream/never": []}
-        for _ in range(60):
+        for _ in range(300):
             for path, times in took.items():
                 t0 = time.monotonic()
                 self.raises("org.freedesktop.DBus.Error.AccessDenied", stranger.call, path, NAME + ".Captions", "GetRecent", "t", 0)
                 times.append(time.monotonic() - t0)
-        there, not_there = (min(t) for t in took.values())  # the quickest: others may be busy on this machine
-        self.assertLess(abs(there - not_there), 0.001, took)
+            there, not_there = (min(t) for t in took.values())  # the quickest: others may be busy on this machine
+            if len(took[self.stream]) >= 60 and abs(there - not_there) < 0.001:
+                return
+        self.fail(f"the quickest call took {there:.6f} s about a stream that is there, {not_there:.6f} s about one that is not")
 
     def test_the_group_may_what_the_table_says(self):
         self.assertEqual(self.member().ask_text(self.stream, "echo yes")[0], "yes")
