@@ -20,6 +20,12 @@ int vl_bus_query_add(struct vl_manager *m,
                      sd_bus_slot **ret);            /* all queries; each visible to its caller alone */
 int vl_bus_log_add(sd_bus *bus, sd_bus_slot **ret); /* org.freedesktop.LogControl1 */
 
+/* A Configure of a stream or of its captions: its settings, with what read_changes makes of the call's
+ * changes. */
+typedef int (*vl_bus_read_fn)(sd_bus_message *call, struct vl_stream_spec *spec, sd_bus_error *e);
+int vl_bus_configure_stream(struct vl_stream *s, sd_bus_message *call, vl_bus_read_fn read_changes,
+                            sd_bus_error *e);
+
 /* The announcements of changed properties, and the end of a query, to its caller alone. */
 int vl_bus_manager_emit(struct vl_manager *m);
 int vl_bus_model_emit(struct vl_daemon_model *d);

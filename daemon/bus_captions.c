@@ -84,16 +84,7 @@ static int read_changes(sd_bus_message *call, struct vl_stream_spec *spec, sd_bu
 
 static int method_configure(sd_bus_message *call, void *user, sd_bus_error *e)
 {
-    struct vl_stream *s = user;
-    struct vl_stream_spec spec;
-    int r = vl_stream_spec_copy(&spec, &s->spec);
-    if (r < 0)
-        return vl_bus_named(e, r);
-    r = read_changes(call, &spec, e);
-    if (r >= 0)
-        r = vl_stream_configure(s, &spec, e);
-    vl_stream_spec_done(&spec);
-    return vl_bus_named(e, r < 0 ? r : sd_bus_reply_method_return(call, NULL));
+    return vl_bus_configure_stream(user, call, read_changes, e);
 }
 
 static int get_enabled(sd_bus *bus, const char *path, const char *interface, const char *property,

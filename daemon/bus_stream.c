@@ -20,18 +20,23 @@ static int method_remove(sd_bus_message *call, void *user, sd_bus_error *e)
     return r;
 }
 
-static int method_configure(sd_bus_message *call, void *user, sd_bus_error *e)
+int vl_bus_configure_stream(struct vl_stream *s, sd_bus_message *call, vl_bus_read_fn read_changes,
+                            sd_bus_error *e)
 {
-    struct vl_stream *s = user;
     struct vl_stream_spec spec;
     int r = vl_stream_spec_copy(&spec, &s->spec);
     if (r < 0)
         return vl_bus_named(e, r);
-    r = vl_stream_spec_read_changes(call, &spec, e);
+    r = read_changes(call, &spec, e);
     if (r >= 0)
         r = vl_stream_configure(s, &spec, e);
     vl_stream_spec_done(&spec);
     return vl_bus_named(e, r < 0 ? r : sd_bus_reply_method_return(call, NULL));
+}
+
+static int method_configure(sd_bus_message *call, void *user, sd_bus_error *e)
+{
+    return vl_bus_configure_stream(user, call, vl_stream_spec_read_changes, e);
 }
 
 static int method_get_configuration(sd_bus_message *call, void *user, sd_bus_error *e)
