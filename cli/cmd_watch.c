@@ -68,20 +68,45 @@ static int read_pipe(struct watch *w, int fd)
     return 1;
 }
 
+static bool is_over(const char *state)
+{
+    return !strcmp(state, "ended") || !strcmp(state, "failed");
+}
+
+static void print_state(const struct watch *w, const char *state, const cJSON *properties)
+{
+    const char *reason = vl_value_str(properties, "StateReason", "");
+    if (!w->c->json)
+        (void)printf("-- %s: %s%s%s\n", w->name, state, *reason ? ", " : "", reason);
+}
+
 static int on_changed(sd_bus_message *m, void *user, sd_bus_error *e)
 {
     (void)e;
     struct watch *w = user;
     cJSON *changed = NULL;
     if (sd_bus_message_skip(m, "s") >= 0 && vl_value_read(m, &changed) >= 0) {
-        const char *state = vl_value_str(changed, "State", NULL),
-                   *reason = vl_value_str(changed, "StateReason", "");
-        w->over |= state && (!strcmp(state, "ended") || !strcmp(state, "failed"));
-        if (state && !w->c->json)
-            (void)printf("-- %s: %s%s%s\n", w->name, state, *reason ? ", " : "", reason);
+        const char *state = vl_value_str(changed, "State", NULL);
+        w->over |= state && is_over(state);
+        if (state)
+            print_state(w, state, changed);
     }
     cJSON_Delete(changed);
     return 0;
+}
+
+/* A stream that is over changes no more: its state is asked for, so that nothing to see has a reason. */
+static int say_if_over(struct watch *w, const char *path)
+{
+    cJSON *all = NULL;
+    int code = vl_value_properties(w->c, path, VL_IFACE("Stream"), &all);
+    const char *state = code ? "" : vl_value_str(all, "State", "");
+    if (is_over(state) && !w->over) {
+        w->over = true;
+        print_state(w, state, all);
+    }
+    cJSON_Delete(all);
+    return code;
 }
 
 static int loop(struct watch *w, int fd)
@@ -120,7 +145,9 @@ static int watch(struct watch *w)
                                "b", 1);
     if (r >= 0)
         r = sd_bus_message_read(reply, "h", &fd);
-    code = r < 0 ? vl_ctl_failed(w->c, w->name, &e, r) : loop(w, fd);
+    code = r < 0 ? vl_ctl_failed(w->c, w->name, &e, r) : say_if_over(w, path);
+    if (!code)
+        code = loop(w, fd);
     free(path);
     sd_bus_error_free(&e);
     (void)sd_bus_message_unref(reply);

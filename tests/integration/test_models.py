@@ -496,6 +496,7 @@ class Ctl(Case):
         self.assertIn("porch", err)
         self.assertEqual(self.ctl("model", "unload", "first", "--force")[0], 0)
         self.assertEqual(self.client.state(s), ("failed", "model"))
+        self.assertEqual(self.ctl("watch", "porch"), (0, "-- porch: failed, model\n", ""))
         self.assertEqual(self.ctl("model", "load", "first")[0], 0)
 
     def test_status(self):
