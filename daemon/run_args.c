@@ -166,6 +166,8 @@ static int check(struct vl_run_args *a)
         return vl_subcommand_usage("run", "--at needs a video");
     if (!stream && (a->format || a->no_captions || a->realtime || a->instruction))
         return vl_subcommand_usage("run", "--captions, --realtime and --instruction need a video");
+    if (a->from.projector && !a->from.text)
+        return vl_subcommand_usage("run", "--mmproj needs --model beside it");
     if (a->n_images && !a->n_asks)
         return add_ask(a, "Describe the picture.", VL_RUN_AT_END);
     if (!stream && !a->n_asks)
@@ -175,8 +177,6 @@ static int check(struct vl_run_args *a)
                                    a->format->name, a->n_asks ? "answers" : "other records");
     if (stream && a->no_captions && !a->n_asks)
         return vl_subcommand_usage("run", "--captions none, and nothing asked: --ask");
-    if (a->from.projector && !a->from.text)
-        return vl_subcommand_usage("run", "--mmproj needs --model beside it");
     return 0;
 }
 

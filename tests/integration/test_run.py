@@ -251,6 +251,7 @@ class Wrong(Case):
             ("one video at a time", [FAST, FAST]),
             ("--ask", [FAST, "--captions", "none"]),
             ("--mmproj needs --model", [FAST, "--mmproj", "x"]),
+            ("--mmproj needs --model", ["--image", str(ROOT / "README.md"), "--mmproj", "x"]),
             ("1 to", [FAST, "--ask", ""]),
             ("UTF-8", [FAST, "--ask", b"\xff\xfe"]),
         ):
