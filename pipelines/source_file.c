@@ -312,8 +312,12 @@ static void on_type(GstElement *typefind, guint probability, GstCaps *caps, gpoi
     } else if (codec) {
         add_stream(f, src, codec);
     } else {
-        give_up(f, -ENOTSUP, "files of type %s are not read",
-                gst_structure_get_name(gst_caps_get_structure(caps, 0)));
+        const char *type = gst_structure_get_name(gst_caps_get_structure(caps, 0));
+        give_up(f, -ENOTSUP,
+                g_str_has_prefix(type, "image/")
+                    ? "this is a picture (%s), not a video; pictures are read as JPEG, PNG or WebP"
+                    : "files of type %s are not read",
+                type);
     }
     gst_object_unref(src);
 }
@@ -364,7 +368,10 @@ static int listen(struct file_source *f, struct vl_error *bus_error)
         if (GST_MESSAGE_TYPE(m) == GST_MESSAGE_ERROR) {
             GError *e = NULL;
             gst_message_parse_error(m, &e, NULL);
-            r = vl_error_set(bus_error, code_of(e), "%s", e->message);
+            r = vl_error_set(bus_error, code_of(e), "%s",
+                             g_error_matches(e, GST_STREAM_ERROR, GST_STREAM_ERROR_TYPE_NOT_FOUND)
+                                 ? "neither a video nor a picture of a kind that is known here"
+                                 : e->message);
             g_clear_error(&e);
         }
         gst_message_unref(m);
