@@ -19,7 +19,8 @@ static void print_daemon(const cJSON *m)
 {
     (void)printf("vlmd %s: %s\n", vl_value_str(m, "Version", "?"), vl_value_str(m, "State", "?"));
     (void)printf("  %s\n", vl_value_str(m, "StatusText", ""));
-    (void)printf("  backend  %s\n", vl_value_str(m, "Backend", "?"));
+    const char *backend = vl_value_str(m, "Backend", "");
+    (void)printf("  backend  %s\n", *backend ? backend : "none yet: no model is loaded");
     double budget = vl_value_num(m, "MemoryBudgetBytes", 0);
     (void)printf("  memory   %.1f MiB", mib(vl_value_num(m, "MemoryUsedBytes", 0)));
     if (budget > 0)

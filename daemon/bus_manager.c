@@ -162,6 +162,15 @@ static int check_ranges(uint64_t since, uint64_t until, uint64_t deadline, uint3
     return 0;
 }
 
+/* In the words of who asks: the name that a caller made the path of. */
+static int no_such_model(const char *path, sd_bus_error *e)
+{
+    vl_autofree char *name = NULL;
+    if (sd_bus_path_decode(path, VL_BUS_MODEL_PREFIX, &name) > 0)
+        return vl_bus_error_setf(e, VL_BUS_NO_SUCH_MODEL, "there is no model '%.64s'", name);
+    return vl_bus_error_setf(e, VL_BUS_NO_SUCH_MODEL, "there is no model %.200s", path);
+}
+
 /* path NULL: whichever it is. A question about a stream goes to the stream's model, any other to the default.
  */
 static int choose_model(struct vl_manager *m, struct vl_query_opts *o, const char *path, sd_bus_error *e)
@@ -169,7 +178,7 @@ static int choose_model(struct vl_manager *m, struct vl_query_opts *o, const cha
     if (!o->model) {
         o->model = path ? vl_manager_model_at(m, path) : m->default_model;
         if (path && !o->model)
-            return sd_bus_error_setf(e, VL_BUS_NO_SUCH_MODEL, "there is no model %.200s", path);
+            return no_such_model(path, e);
         return 0;
     }
     if (!path || !strcmp(path, o->model->path))
@@ -340,7 +349,7 @@ static int method_set_default_model(sd_bus_message *call, void *user, sd_bus_err
         return r;
     struct vl_daemon_model *d = vl_manager_model_at(m, path);
     if (!d)
-        return vl_bus_error_setf(e, VL_BUS_NO_SUCH_MODEL, "there is no model %.200s", path);
+        return no_such_model(path, e);
     if (d->state == VL_DAEMON_MODEL_FAILED)
         return sd_bus_error_set(e, vl_bus_model_error(d->error.code), d->error.msg);
     vl_manager_set_default(m, d);

@@ -212,7 +212,8 @@ static int parse(struct plan_args *a, int argc, char **argv, int *ret_code)
             r = -EINVAL;
         }
     if (r == 0 && optind < argc)
-        r = vl_subcommand_usage("plan", "unexpected argument '%s'", argv[optind]);
+        r = vl_subcommand_usage("plan", "unexpected argument '%s'; files are given as --model F --mmproj F",
+                                argv[optind]);
     if (r == 0 && (a->n_streams == 0 || a->n_questions == 0))
         r = vl_subcommand_usage("plan", "--streams and --questions are 1 or more");
     if (r == 0 && a->from.projector && !a->from.text)
