@@ -16,6 +16,7 @@ struct watch {
     struct vl_ctl *c;
     const char *name;
     bool over; /* the source has ended; what the pipe still holds is printed */
+    bool told; /* that it is over, by a signal */
     char line[8192];
     size_t n;
 };
@@ -87,26 +88,13 @@ static int on_changed(sd_bus_message *m, void *user, sd_bus_error *e)
     cJSON *changed = NULL;
     if (sd_bus_message_skip(m, "s") >= 0 && vl_value_read(m, &changed) >= 0) {
         const char *state = vl_value_str(changed, "State", NULL);
-        w->over |= state && is_over(state);
+        w->told |= state && is_over(state);
+        w->over |= w->told;
         if (state)
             print_state(w, state, changed);
     }
     cJSON_Delete(changed);
     return 0;
-}
-
-/* A stream that is over changes no more: its state is asked for, so that nothing to see has a reason. */
-static int say_if_over(struct watch *w, const char *path)
-{
-    cJSON *all = NULL;
-    int code = vl_value_properties(w->c, path, VL_IFACE("Stream"), &all);
-    const char *state = code ? "" : vl_value_str(all, "State", "");
-    if (is_over(state) && !w->over) {
-        w->over = true;
-        print_state(w, state, all);
-    }
-    cJSON_Delete(all);
-    return code;
 }
 
 static int loop(struct watch *w, int fd)
@@ -129,6 +117,21 @@ static int loop(struct watch *w, int fd)
     }
 }
 
+/* A stream that is over already changes no more: its state is asked for, and said after its last captions. */
+static int follow(struct watch *w, const char *path, int fd)
+{
+    cJSON *all = NULL;
+    int code = vl_value_properties(w->c, path, VL_IFACE("Stream"), &all);
+    const char *state = vl_value_str(all, "State", "");
+    w->over = is_over(state);
+    if (!code)
+        code = loop(w, fd);
+    if (!code && is_over(state) && !w->told)
+        print_state(w, state, all);
+    cJSON_Delete(all);
+    return code;
+}
+
 static int watch(struct watch *w)
 {
     sd_bus_error e = SD_BUS_ERROR_NULL;
@@ -145,9 +148,7 @@ static int watch(struct watch *w)
                                "b", 1);
     if (r >= 0)
         r = sd_bus_message_read(reply, "h", &fd);
-    code = r < 0 ? vl_ctl_failed(w->c, w->name, &e, r) : say_if_over(w, path);
-    if (!code)
-        code = loop(w, fd);
+    code = r < 0 ? vl_ctl_failed(w->c, w->name, &e, r) : follow(w, path, fd);
     free(path);
     sd_bus_error_free(&e);
     (void)sd_bus_message_unref(reply);
