@@ -198,15 +198,22 @@ static int open_arena(struct vl_machine *m, struct vl_arena *a, size_t n, struct
     return 0;
 }
 
+/* Begun ones count: a budget of as many M as a refusal names is enough. */
+static uint64_t mib(uint64_t bytes)
+{
+    return (bytes >> 20) + ((bytes & 0xFFFFF) != 0);
+}
+
 /* Every refusal says what it is for and how much is missing. */
 static int over_budget(const struct vl_machine *m, const struct vl_machine_sizes *s, uint64_t missing,
                        const char *whose, uint64_t limit, struct vl_error *err)
 {
     return vl_error_set(err, -EDQUOT,
-                        "model %.40s needs %zu bytes (weights %zu, scratch %zu, cache %zu), %" PRIu64
-                        " more than %s of %" PRIu64 "; allow fewer streams or questions, or raise the budget",
-                        m->desc->name, s->total, m->desc->weight_bytes, s->run + s->encode + s->still,
-                        s->pool, missing, whose, limit);
+                        "model %.40s needs %" PRIu64 " MiB (weights %" PRIu64 ", scratch %" PRIu64
+                        ", cache %" PRIu64 "), %" PRIu64 " MiB more than %s of %" PRIu64
+                        " MiB; allow fewer streams or questions, or raise the budget",
+                        m->desc->name, mib(s->total), mib(m->desc->weight_bytes),
+                        mib(s->run + s->encode + s->still), mib(s->pool), mib(missing), whose, mib(limit));
 }
 
 static int take_budget(struct vl_machine *m, const struct vl_engine_opts *o, const struct vl_machine_sizes *s,

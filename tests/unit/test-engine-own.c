@@ -347,9 +347,9 @@ static void test_a_shared_budget_is_taken_and_given_back(void **state)
     pump(second, &second->n_failed, 1);
     assert_int_equal(second->error.code, -EDQUOT);
     uint64_t missing = 0;
-    assert_int_equal(sscanf(strstr(second->error.msg, "), ") + 3, "%" SCNu64 " more than is left", &missing),
-                     1);
-    assert_int_equal(missing, need - need / 2);
+    assert_int_equal(
+        sscanf(strstr(second->error.msg, "), ") + 3, "%" SCNu64 " MiB more than is left", &missing), 1);
+    assert_int_equal(missing, (need - need / 2 + (1 << 20) - 1) >> 20);
     assert_int_equal(vl_budget_used(&all), need);
     stop(second);
     stop(first);
@@ -377,15 +377,16 @@ static void test_a_budget_that_is_too_small_names_what_is_missing(void **state)
     assert_int_equal(l->error.code, -EDQUOT);
     assert_non_null(strstr(l->error.msg, "more than the budget of"));
     size_t need = 0, missing = 0;
-    assert_int_equal(sscanf(l->error.msg, "model scripted needs %zu bytes", &need), 1);
-    assert_int_equal(sscanf(strstr(l->error.msg, "), ") + 3, "%zu more", &missing), 1);
-    assert_int_equal(need - missing, o.max_bytes);
+    assert_int_equal(sscanf(l->error.msg, "model scripted needs %zu MiB", &need), 1);
+    assert_int_equal(sscanf(strstr(l->error.msg, "), ") + 3, "%zu MiB more", &missing), 1);
+    assert_int_equal(need, (total + (1 << 20) - 1) >> 20);
+    assert_int_equal(missing, 1); /* a begun one */
     stop(l);
-    o.max_bytes = need;
+    o.max_bytes = total;
     l = start_with(&o);
     pump(l, &l->n_ready, 1);
     stop(l);
-    o.max_bytes = need - 1;
+    o.max_bytes = total - 1;
     l = start_with(&o);
     pump(l, &l->n_failed, 1);
     stop(l);
