@@ -9,6 +9,7 @@
 
 #include "base/clock.h"
 #include "engine/engine.h"
+#include "tests/failing_malloc.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -23,7 +24,7 @@ static atomic_long left = -1; /* allocations until one fails; < 0: none does */
 static atomic_bool lasting;
 static atomic_ulong n_failed, n_calls;
 
-static bool fails(void)
+bool test_allocation_fails(void)
 {
     atomic_fetch_add(&n_calls, 1);
     if (atomic_load(&left) < 0)
@@ -37,54 +38,26 @@ static bool fails(void)
     return true;
 }
 
-void *__real_malloc(size_t n);
-void *__real_calloc(size_t n, size_t size);
-void *__real_realloc(void *p, size_t n);
-void *__real_reallocarray(void *p, size_t n, size_t size);
 void *__real_aligned_alloc(size_t alignment, size_t n);
 int __real_posix_memalign(void **ret, size_t alignment, size_t n);
 char *__real_strdup(const char *s);
-void *__wrap_malloc(size_t n);
-void *__wrap_calloc(size_t n, size_t size);
-void *__wrap_realloc(void *p, size_t n);
-void *__wrap_reallocarray(void *p, size_t n, size_t size);
 void *__wrap_aligned_alloc(size_t alignment, size_t n);
 int __wrap_posix_memalign(void **ret, size_t alignment, size_t n);
 char *__wrap_strdup(const char *s);
 
-void *__wrap_malloc(size_t n)
-{
-    return fails() ? NULL : __real_malloc(n);
-}
-
-void *__wrap_calloc(size_t n, size_t size)
-{
-    return fails() ? NULL : __real_calloc(n, size);
-}
-
-void *__wrap_realloc(void *p, size_t n)
-{
-    return fails() ? NULL : __real_realloc(p, n);
-}
-
-void *__wrap_reallocarray(void *p, size_t n, size_t size)
-{
-    return fails() ? NULL : __real_reallocarray(p, n, size);
-}
-
 void *__wrap_aligned_alloc(size_t alignment, size_t n)
 {
-    return fails() ? NULL : __real_aligned_alloc(alignment, n);
+    return test_allocation_fails() ? NULL : __real_aligned_alloc(alignment, n);
 }
 
 int __wrap_posix_memalign(void **ret, size_t alignment, size_t n)
 {
-    return fails() ? ENOMEM : __real_posix_memalign(ret, alignment, n);
+    return test_allocation_fails() ? ENOMEM : __real_posix_memalign(ret, alignment, n);
 }
 
 char *__wrap_strdup(const char *s)
 {
-    return fails() ? NULL : __real_strdup(s);
+    return test_allocation_fails() ? NULL : __real_strdup(s);
 }
 
 /* ---- one life of an engine ---- */

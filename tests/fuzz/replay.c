@@ -3,6 +3,7 @@
 /* Runs every file of the folders given as arguments through a fuzz target, cut at many lengths, too: a corpus
  * keeps its worth in builds without an engine. With "oom" as first argument each file is run again and again
  * with the first, the second, ... allocation failing. Linked with --wrap for the allocator. */
+#include "tests/failing_malloc.h"
 #include "tests/fuzz/fuzz.h"
 
 #include <dirent.h>
@@ -19,42 +20,13 @@ static long left = -1; /* allocations until one fails; < 0: none does */
 static bool failed;
 static unsigned long n_failed;
 
-static bool fails(void)
+bool test_allocation_fails(void)
 {
     if (left < 0 || left-- > 0)
         return false;
     failed = true;
     n_failed++;
     return true;
-}
-
-void *__real_malloc(size_t n);
-void *__real_calloc(size_t n, size_t size);
-void *__real_realloc(void *p, size_t n);
-void *__real_reallocarray(void *p, size_t n, size_t size);
-void *__wrap_malloc(size_t n);
-void *__wrap_calloc(size_t n, size_t size);
-void *__wrap_realloc(void *p, size_t n);
-void *__wrap_reallocarray(void *p, size_t n, size_t size);
-
-void *__wrap_malloc(size_t n)
-{
-    return fails() ? NULL : __real_malloc(n);
-}
-
-void *__wrap_calloc(size_t n, size_t size)
-{
-    return fails() ? NULL : __real_calloc(n, size);
-}
-
-void *__wrap_realloc(void *p, size_t n)
-{
-    return fails() ? NULL : __real_realloc(p, n);
-}
-
-void *__wrap_reallocarray(void *p, size_t n, size_t size)
-{
-    return fails() ? NULL : __real_reallocarray(p, n, size);
 }
 
 /* --- replay --- */

@@ -62,15 +62,6 @@ static const float *run(struct fixture *f, const int32_t *id, uint32_t n, uint32
     return logits.data;
 }
 
-static int32_t best(const float *logits, uint32_t n)
-{
-    uint32_t k = 0;
-    for (uint32_t i = 1; i < n; i++)
-        if (logits[i] > logits[k])
-            k = i;
-    return (int32_t)k;
-}
-
 static void check_logits(const struct fixture *f, const float *got)
 {
     struct test_tap_entry e;
@@ -102,10 +93,10 @@ static void test_reference(void **state)
     assert_memory_equal(id, want, c.n * sizeof(*id));
     const float *logits = run(&f, id, c.n, N_LOGITS);
     check_logits(&f, logits);
-    int32_t next = best(logits + (size_t)(N_LOGITS - 1) * f.d->n_vocab, f.d->n_vocab);
+    int32_t next = test_argmax(logits + (size_t)(N_LOGITS - 1) * f.d->n_vocab, f.d->n_vocab);
     for (uint32_t i = 0; i < g.dim[0]; i++) {
         assert_int_equal(next, greedy[i]);
-        next = best(run(&f, &next, 1, 1), f.d->n_vocab);
+        next = test_argmax(run(&f, &next, 1, 1), f.d->n_vocab);
     }
     fixture_close(&f);
 }

@@ -221,15 +221,6 @@ static void check_positions(const struct fixture *f, struct vl_kv *kv)
             assert_int_equal(pos[i][axis], want[i]);
 }
 
-static int32_t best(const float *logits, uint32_t n)
-{
-    uint32_t k = 0;
-    for (uint32_t i = 1; i < n; i++)
-        if (logits[i] > logits[k])
-            k = i;
-    return (int32_t)k;
-}
-
 static int32_t step(struct fixture *f, struct vl_kv *kv, int32_t id)
 {
     const struct vl_kv_segment s = {.kind = VL_KV_TEXT, .n = 1, .extent = 1, .unit = 100};
@@ -238,7 +229,7 @@ static int32_t step(struct fixture *f, struct vl_kv *kv, int32_t id)
     struct vl_tensor logits;
     assert_int_equal(vl_kv_append(kv, &f->x, &s, &span.slot), 0);
     assert_int_equal(f->arch->run(f->m, &f->x, &b, &logits), 0);
-    int32_t k = best(logits.data, logits.dim[1]);
+    int32_t k = test_argmax(logits.data, logits.dim[1]);
     vl_arena_reset(&f->arena, 0);
     return k;
 }
@@ -311,7 +302,7 @@ static void check_decoder(struct fixture *f, struct vl_kv *kv, const struct vl_c
     }
     check_kept(f, "dec.norm", BOUND);
     check_kept(f, "logits", LOGIT_BOUND);
-    int32_t first = best((const float *)logits.data + (size_t)(N_LOGITS - 1) * d->n_vocab, d->n_vocab);
+    int32_t first = test_argmax((const float *)logits.data + (size_t)(N_LOGITS - 1) * d->n_vocab, d->n_vocab);
     vl_arena_reset(&f->arena, 0);
     check_greedy(f, kv, first);
 }

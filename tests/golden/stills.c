@@ -238,15 +238,6 @@ static struct vl_tensor prefill(struct fixture *f, struct vl_kv *kv, const struc
     return logits;
 }
 
-static int32_t best(const float *logits, uint32_t n)
-{
-    uint32_t k = 0;
-    for (uint32_t i = 1; i < n; i++)
-        if (logits[i] > logits[k])
-            k = i;
-    return (int32_t)k;
-}
-
 static void check_greedy(struct fixture *f, const struct prompt *p, struct vl_kv *kv, int32_t id)
 {
     struct test_tap_entry e;
@@ -258,7 +249,7 @@ static void check_greedy(struct fixture *f, const struct prompt *p, struct vl_kv
             fail_msg("%s: greedy token %u is %d, reference %d", p->name, i, id, want[i]);
         assert_int_equal(vl_kv_append(kv, &f->x, &s, &slot), 0);
         const struct vl_tensor logits = run(f, kv, &id, slot, slot + 1, NULL, 1);
-        id = best(logits.data, f->d->n_vocab);
+        id = test_argmax(logits.data, f->d->n_vocab);
     }
 }
 
@@ -275,7 +266,7 @@ static void check_prompt(struct fixture *f, const struct prompt *p)
     const struct vl_tensor logits = prefill(f, kv, &in);
     const float *last = logits.data;
     check_near(f, p, "logits", last, (size_t)N_LOGITS * f->d->n_vocab);
-    check_greedy(f, p, kv, best(last + (size_t)(N_LOGITS - 1) * f->d->n_vocab, f->d->n_vocab));
+    check_greedy(f, p, kv, test_argmax(last + (size_t)(N_LOGITS - 1) * f->d->n_vocab, f->d->n_vocab));
     free(in.row);
     free(in.pos);
 }

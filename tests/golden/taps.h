@@ -75,6 +75,16 @@ static inline const void *test_tap(const struct test_taps *t, const char *name, 
     return data;
 }
 
+/* The greedy choice: the largest of n logits, the first of equals. */
+static inline int32_t test_argmax(const float *logits, uint32_t n)
+{
+    uint32_t k = 0;
+    for (uint32_t i = 1; i < n; i++)
+        if (logits[i] > logits[k])
+            k = i;
+    return (int32_t)k;
+}
+
 /* The picture that the reference drew, [h, w, 3], by malloc. */
 static inline uint8_t *test_picture(uint32_t w, uint32_t h)
 {
