@@ -15,8 +15,8 @@
 struct watch {
     struct vl_ctl *c;
     const char *name;
-    bool over; /* the source has ended; what the pipe still holds is printed */
-    bool told; /* that it is over, by a signal */
+    bool over;   /* the source has ended; what the pipe still holds is printed */
+    cJSON *last; /* what a signal said about that, printed after the last captions; or NULL */
     char line[8192];
     size_t n;
 };
@@ -88,8 +88,12 @@ static int on_changed(sd_bus_message *m, void *user, sd_bus_error *e)
     cJSON *changed = NULL;
     if (sd_bus_message_skip(m, "s") >= 0 && vl_value_read(m, &changed) >= 0) {
         const char *state = vl_value_str(changed, "State", NULL);
-        w->told |= state && is_over(state);
-        w->over |= w->told;
+        if (state && is_over(state)) {
+            w->over = true;
+            cJSON_Delete(w->last);
+            w->last = changed;
+            return 0;
+        }
         if (state)
             print_state(w, state, changed);
     }
@@ -117,7 +121,8 @@ static int loop(struct watch *w, int fd)
     }
 }
 
-/* A stream that is over already changes no more: its state is asked for, and said after its last captions. */
+/* A stream that is over already changes no more: its state is asked for. That it is over is said after its
+ * last captions, however the two came in. */
 static int follow(struct watch *w, const char *path, int fd)
 {
     cJSON *all = NULL;
@@ -126,8 +131,10 @@ static int follow(struct watch *w, const char *path, int fd)
     w->over = is_over(state);
     if (!code)
         code = loop(w, fd);
-    if (!code && is_over(state) && !w->told)
-        print_state(w, state, all);
+    const cJSON *last = w->last ? w->last : all;
+    if (!code && w->over)
+        print_state(w, vl_value_str(last, "State", ""), last);
+    cJSON_Delete(w->last);
     cJSON_Delete(all);
     return code;
 }
