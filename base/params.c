@@ -3,6 +3,8 @@
 /* A small typed dictionary. Options come a handful at a time, so a linear table is the whole mechanism. */
 #include "base/params.h"
 
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 struct entry {
@@ -113,6 +115,43 @@ int vl_params_str(const struct vl_params *p, const char *key, const char **inout
         return -EINVAL;
     if (e)
         *inout = e->str;
+    return 0;
+}
+
+static int parse_pair(struct vl_params *p, char *pair, struct vl_error *err)
+{
+    char *value = strchr(pair, '='), *end;
+    if (!value || value == pair || !value[1])
+        return vl_error_set(err, -EINVAL, "'%.60s' is not an option; write KEY=VALUE", pair);
+    *value++ = '\0';
+    double number = strtod(value, &end);
+    int r = *end ? vl_params_set_str(p, pair, value) : vl_params_set_f64(p, pair, number);
+    return r < 0 ? vl_error_set(err, r, "option '%.60s': %s", pair,
+                                r == -ENOSPC ? "there are too many" : "no memory")
+                 : 0;
+}
+
+int vl_params_parse(const char *text, char *ret_name, size_t cap, struct vl_params **ret,
+                    struct vl_error *err)
+{
+    enum { MAX_TEXT = 1024 };
+    size_t n_name = strcspn(text, ":");
+    if (n_name == 0 || n_name >= cap || strlen(text) > MAX_TEXT)
+        return vl_error_set(err, -EINVAL, "'%.60s' names nothing; write NAME or NAME:KEY=VALUE,KEY=VALUE",
+                            text);
+    vl_auto(vl_params) p = NULL;
+    char options[MAX_TEXT + 1], *save = NULL;
+    int r = 0;
+    (void)snprintf(options, sizeof(options), "%s", text[n_name] ? text + n_name + 1 : "");
+    if (options[0])
+        r = vl_params_new(&p);
+    for (char *pair = strtok_r(options, ",", &save); r == 0 && pair; pair = strtok_r(NULL, ",", &save))
+        r = parse_pair(p, pair, err);
+    if (r < 0)
+        return r;
+    memcpy(ret_name, text, n_name);
+    ret_name[n_name] = '\0';
+    *ret = vl_steal(p);
     return 0;
 }
 

@@ -27,6 +27,11 @@ int vl_params_set_f64(struct vl_params *p, const char *key,
                       double v); /* the last value counts. -ENOSPC over the cap */
 int vl_params_set_str(struct vl_params *p, const char *key, const char *v);
 
+/* The written form, "name" or "name:key=value,key=value", as in `--reducer` and `Policy=`: the name is copied
+ * to ret_name [cap], numbers and words to *ret (NULL when there are none). -EINVAL says what is wrong. */
+int vl_params_parse(const char *text, char *ret_name, size_t cap, struct vl_params **ret,
+                    struct vl_error *err);
+
 /* Every key must be in desc, of its kind and in its range: -EINVAL names the key and the nearest known one.
  */
 int vl_params_check(const struct vl_params *p, const struct vl_param_desc *desc, struct vl_error *err);

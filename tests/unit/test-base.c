@@ -99,6 +99,33 @@ static void test_params(void **state)
     assert_int_equal(vl_params_check(p, desc, &err), -EINVAL);
 }
 
+static void test_params_text(void **state)
+{
+    (void)state;
+    static const char *const bad[] = {"", ":r=1", "tome:r", "tome:=1", "tome:r=", "a-name-too-long:r=1"};
+    vl_auto(vl_params) p = NULL;
+    vl_auto(vl_params) none = NULL;
+    struct vl_error err;
+    char name[12];
+    double r = 0, share = 0;
+    const char *mode = NULL;
+    assert_int_equal(vl_params_parse("tome:r=8,mode=fast,share=0.25", name, sizeof(name), &p, &err), 0);
+    assert_string_equal(name, "tome");
+    assert_int_equal(vl_params_f64(p, "r", &r), 0);
+    assert_int_equal(vl_params_f64(p, "share", &share), 0);
+    assert_int_equal(vl_params_str(p, "mode", &mode), 0);
+    assert_true(r == 8 && share == 0.25);
+    assert_string_equal(mode, "fast");
+    assert_int_equal(vl_params_parse("uniform", name, sizeof(name), &none, &err), 0);
+    assert_string_equal(name, "uniform");
+    assert_null(none);
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+        struct vl_params *made = NULL;
+        assert_int_equal(vl_params_parse(bad[i], name, sizeof(name), &made, &err), -EINVAL);
+        assert_null(made);
+    }
+}
+
 static void count_wake(void *user)
 {
     atomic_fetch_add((atomic_int *)user, 1);
@@ -285,6 +312,7 @@ int main(void)
         cmocka_unit_test(test_arena),
         cmocka_unit_test(test_error),
         cmocka_unit_test(test_params),
+        cmocka_unit_test(test_params_text),
         cmocka_unit_test(test_text),
         cmocka_unit_test(test_queue),
         cmocka_unit_test(test_a_budget_is_never_exceeded),
