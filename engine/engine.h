@@ -55,8 +55,12 @@ struct vl_ask {
     uint64_t session;              /* 0: none, the pictures (or the text alone) are all there is */
     struct vl_frame *const *image; /* [n_images] references are taken; with session 0 only */
     uint32_t n_images;
-    uint32_t max_tokens; /* 0 or more than VL_ENGINE_MAX_TOKENS: that many */
-    const char *text;    /* copied; UTF-8, special tokens in it are plain text */
+    uint32_t max_tokens;    /* 0 or more than VL_ENGINE_MAX_TOKENS: that many */
+    uint32_t visual_budget; /* tokens of each frame that this question looks at; 0: all, or the reducer's own
+                             * measure */
+    const char *reducer;    /* one that needs a question (one of arrival: with pictures); NULL: none */
+    const struct vl_params *reducer_params; /* copied */
+    const char *text;                       /* copied; UTF-8, special tokens in it are plain text */
     /* Wall clock, 0: open. When no frame that is still in the visual window lies in [since, until]:
      * VL_TURN_NOTHING_SEEN. The answer itself is given in view of all that is remembered. */
     int64_t since_ns, until_ns;

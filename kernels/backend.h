@@ -21,6 +21,7 @@ enum vl_op {
     VL_OP_ADD,
     VL_OP_GATHER,
     VL_OP_ATTENTION,
+    VL_OP_PROBE,
     VL_OP_PATCHIFY,
     VL_OP_COPY,
     VL_OP_COUNT
@@ -33,6 +34,16 @@ struct vl_rope {
     uint32_t n_pairs;
     const double *inv_freq; /* [n_pairs] */
     const uint8_t *axis;    /* [n_pairs] 0..2 */
+};
+
+struct vl_probe_params {
+    float scale;
+    const uint32_t (*visible)[2];     /* [n_q] as attention's; NULL: all rows see all slots; host memory */
+    const struct vl_tensor *key_bias; /* as attention's, or NULL */
+    /* Logits without rotary positions, which favour what stands near (FEATHER): q comes unrotated and is
+     * rotated to each key's own position, [n_tokens] host memory. NULL: q comes rotated. */
+    const int64_t (*key_pos)[3];
+    const struct vl_rope *rope; /* with key_pos */
 };
 
 /* cpu, cuda and null implement this. An op has been issued when it returns, and is complete after sync(). No
@@ -84,6 +95,11 @@ struct vl_backend_ops {
      * bit of it. Rows of q that no sequence names are left alone. */
     int (*attention)(struct vl_exec *x, struct vl_tensor *y, const struct vl_tensor *q,
                      const struct vl_attn_seq *seq, uint32_t n_seqs, const struct vl_attn_params *p);
+    /* What reducers and policies read: ret [n_kv_heads, n_tokens] f32, the attention probabilities of kv's
+     * slots summed over all rows of q and averaged over the query heads of a group. q [n_q, n_heads,
+     * head_dim], few rows. A row that sees nothing adds nothing. */
+    int (*probe)(struct vl_exec *x, struct vl_tensor *ret, const struct vl_tensor *q,
+                 const struct vl_kv_view *kv, const struct vl_probe_params *p);
     /* y [gh * gw, 3 * patch * patch] = (img / 255 - mean) / std, elements ordered (channel, y, x) as a
      * convolution kernel is; img [H, W, 3] u8 with H >= gh * patch, W >= gw * patch, gw = W / patch: the rest
      * is dropped. */

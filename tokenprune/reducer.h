@@ -25,6 +25,12 @@ struct vl_reducer_shape {
     uint32_t max_tokens, d_model, n_layers;
 };
 
+/* What the scores of a decoder layer are made of. */
+struct vl_reducer_probe {
+    uint32_t n_queries; /* the last so many rows of the question, at most all of them */
+    bool undo_rope;     /* compared without rotary positions */
+};
+
 /* One policy. State lives per stream, in session memory on the host.
  * Contract, checked for every registered reducer: deterministic, ties go to the lower index; 1 <= n <=
  * budget; ascending, no duplicates; merge targets survive; the same answer for the same tokens after reset.
@@ -37,9 +43,29 @@ struct vl_reducer_ops {
     int (*init)(void *state, const struct vl_params *p, const struct vl_reducer_shape *s,
                 struct vl_error *err);
     void (*reset)(void *state); /* scene cut or seek: forget earlier frames */
+    bool wants_saliency;        /* after_projector reads tok->saliency: the encoder is asked for it */
+
+    /* Stages in the order in which a token meets them, each optional, at least one present. */
+
+    /* Before encoding: patches on a side of a smaller view. *inout_grid comes as the whole grid and stays a
+     * multiple of `shuffle`, so that (grid / shuffle)^2 tokens are made of it; >= shuffle. */
+    int (*view)(void *state, uint32_t shuffle, uint32_t budget, uint32_t *inout_grid);
+    /* Between attention and feed-forward of encoder layer `layer`: patches that go on as one. tok: what is
+     * left of one view, feat the residual stream, weight the sizes; key [n, d_model] f32, before any
+     * reduction over heads. ret->n == tok->n: nothing is merged here. Always with a merge map: each patch's
+     * row is copied back before the projector, so the grid is whole again behind the encoder. */
+    int (*in_encoder)(void *state, struct vl_exec *x, unsigned layer, const struct vl_visual_tokens *tok,
+                      const struct vl_tensor *key, struct vl_kept *ret);
     /* budget >= 1 and < tok->n. */
     int (*after_projector)(void *state, struct vl_exec *x, const struct vl_visual_tokens *tok,
                            uint32_t budget, struct vl_kept *ret);
+    /* On a question's fork, in the decoder: which of the visual tokens in view go on from this layer. Only
+     * with needs_question. probe: whether this layer's scores are wanted, and which. tok: feat NULL, pos.t
+     * the frame, ascending. score [n_kv_heads, tok->n] f32, what vl_backend_ops.probe answers. budget: of all
+     * tok->n, 0: the policy's own measure. No merge map. */
+    bool (*probe)(const void *state, unsigned layer, unsigned n_layers, struct vl_reducer_probe *ret);
+    int (*in_decoder)(void *state, struct vl_exec *x, unsigned layer, const struct vl_visual_tokens *tok,
+                      const struct vl_tensor *score, uint32_t budget, struct vl_kept *ret);
 };
 
 struct vl_reducer { /* one per stream, session lifetime */

@@ -420,7 +420,12 @@ static void test_pruned_positions(void **state)
 {
     (void)state;
     static const struct vl_param_desc none[] = {{NULL, NULL, 0, 0, 0}};
-    static const struct vl_kv_policy odd = {"odd", "", none, no_state, init_nothing, pick_odd};
+    static const struct vl_kv_policy odd = {.name = "odd",
+                                            .paper = "",
+                                            .params = none,
+                                            .state_size = no_state,
+                                            .init = init_nothing,
+                                            .pick = pick_odd};
     struct fixture f;
     struct shadow *s = calloc(1, sizeof(*s));
     assert_non_null(s);
