@@ -98,8 +98,11 @@ static int open_reducer(struct vl_session *s, struct vl_error *err)
     if (!s->plan->reducer)
         return 0;
     const struct vl_model_desc *d = s->m->desc;
-    struct vl_reducer_shape shape = {
-        .max_tokens = d->frame_tokens, .d_model = d->d_model, .n_layers = d->kv.n_layers};
+    const struct vl_reducer_shape shape = {.max_tokens = d->frame_tokens,
+                                           .d_model = d->d_model,
+                                           .n_layers = d->kv.n_layers,
+                                           .max_patches = d->view_patches,
+                                           .d_vision = d->d_vision};
     return vl_reducer_init(&s->reducer, s->plan->reducer, s->plan->reducer_params, &shape, err);
 }
 

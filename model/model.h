@@ -24,17 +24,22 @@
 #include "tokenprune/visual_tokens.h"
 #include "vision/preprocess.h"
 
+struct vl_reducer;
 struct vl_tokenizer;
 struct vl_weights;
 struct vl_model;  /* process lifetime: description, packed weights, tokenizer; one owner */
 struct vl_encode; /* one pass of the encoder under way; one owner, engine lifetime */
 
 /* What the encoder takes at once: a frame of a video, which is one view, or a picture that is looked at
- * closely, which may be many. Frames are borrowed until encode_begin returns. */
+ * closely, which may be many. Frames are borrowed until encode_begin returns, the reducer until the tokens
+ * are there or the next unit is begun: it is asked for its stages before and in the encoder, and whether it
+ * wants saliency; what comes after the projector is the caller's. */
 struct vl_unit {
     struct vl_frame *const *frame;
     uint32_t n_frames;
     bool still;
+    uint32_t budget;                  /* tokens that a view may keep; 0: all */
+    const struct vl_reducer *reducer; /* or NULL */
 };
 
 /* A rendered prompt, appended to piece by piece in memory the caller gave: ids, and -1 for each visual
@@ -124,11 +129,12 @@ struct vl_model_desc {
     const char *name, *arch, *quantization;
     struct vl_kv_geometry kv; /* page_slots and the dtypes are a proposal; rope lives as long as the model */
     uint32_t n_vocab, d_model, n_ctx;
-    uint32_t frame_tokens;          /* visual tokens of one view, of which a video frame is one; 0: no eyes */
-    uint32_t max_image_tokens;      /* of the costliest still picture */
-    uint32_t n_encode_layers;       /* layers of one view */
-    uint32_t default_window_frames; /* frames that the commentary should keep */
-    uint32_t max_batch;             /* tokens a run may take at once; run_scratch is sized for it */
+    uint32_t frame_tokens;     /* visual tokens of one view, of which a video frame is one; 0: no eyes */
+    uint32_t max_image_tokens; /* of the costliest still picture */
+    uint32_t n_encode_layers;  /* layers of one view */
+    uint32_t view_patches, d_vision;        /* patches of one view, and their width in the encoder */
+    uint32_t default_window_frames;         /* frames that the commentary should keep */
+    uint32_t max_batch;                     /* tokens a run may take at once; run_scratch is sized for it */
     enum vl_dtype text_dtype, vision_dtype; /* that hold most bytes of either file */
     size_t weight_bytes;                    /* packed, in backend memory */
     size_t encode_scratch; /* arena of the exec given to vl_encode_new; a reducer's comes on top */

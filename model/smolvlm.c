@@ -153,6 +153,8 @@ static int smolvlm_open(struct vl_model *m, const struct vl_weights *text, const
     vl_note(m->notes, "protocol", "name", "smolvlm");
     vl_model_describe_decoder(m, &s->dec, MAX_BATCH);
     m->desc.n_encode_layers = s->vit.n_layers;
+    m->desc.view_patches = s->vit.grid * s->vit.grid;
+    m->desc.d_vision = s->vit.d_model;
     m->desc.default_window_frames = WINDOW_FRAMES;
     return 0;
 }

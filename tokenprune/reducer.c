@@ -53,7 +53,7 @@ void vl_reducer_done(struct vl_reducer *r)
 int vl_reducer_run(const struct vl_reducer *r, struct vl_exec *x, struct vl_visual_tokens *tok,
                    uint32_t budget)
 {
-    if (!r || tok->n <= budget)
+    if (!r || !r->ops->after_projector || tok->n <= budget)
         return 0;
     if (budget == 0 || tok->n > r->shape.max_tokens)
         return -EINVAL;

@@ -22,7 +22,8 @@ struct vl_kept {
 };
 
 struct vl_reducer_shape {
-    uint32_t max_tokens, d_model, n_layers;
+    uint32_t max_tokens, d_model, n_layers; /* of one view's tokens, and the decoder */
+    uint32_t max_patches, d_vision;         /* of one view in the encoder; 0: nobody encodes */
 };
 
 /* What the scores of a decoder layer are made of. */
@@ -51,9 +52,10 @@ struct vl_reducer_ops {
      * multiple of `shuffle`, so that (grid / shuffle)^2 tokens are made of it; >= shuffle. */
     int (*view)(void *state, uint32_t shuffle, uint32_t budget, uint32_t *inout_grid);
     /* Between attention and feed-forward of encoder layer `layer`: patches that go on as one. tok: what is
-     * left of one view, feat the residual stream, weight the sizes; key [n, d_model] f32, before any
-     * reduction over heads. ret->n == tok->n: nothing is merged here. Always with a merge map: each patch's
-     * row is copied back before the projector, so the grid is whole again behind the encoder. */
+     * left of one view, feat the residual stream, weight the sizes, pos the patches; key [n, n_heads,
+     * head_dim] f32. ret->n == tok->n: nothing is merged here, and the tensors are not looked at. Else always
+     * with a merge map: each patch's row is copied back before the projector, so the grid is whole again
+     * behind the encoder. x->scratch has room for the answer, and no more. */
     int (*in_encoder)(void *state, struct vl_exec *x, unsigned layer, const struct vl_visual_tokens *tok,
                       const struct vl_tensor *key, struct vl_kept *ret);
     /* budget >= 1 and < tok->n. */
@@ -84,15 +86,17 @@ int vl_reducer_init(struct vl_reducer *r, const struct vl_reducer_ops *ops, cons
                     const struct vl_reducer_shape *shape, struct vl_error *err);
 void vl_reducer_done(struct vl_reducer *r);
 
-/* The stage after the projector: asks the policy and applies the answer. With tok->n <= budget, or r NULL,
- * the tokens stay untouched, bit for bit. Waits for the device, since positions are compacted on the host. */
+/* The stage after the projector: asks the policy and applies the answer. With tok->n <= budget, r NULL, or a
+ * policy without this stage, the tokens stay untouched, bit for bit. Waits for the device, since positions
+ * are compacted on the host. */
 int vl_reducer_run(const struct vl_reducer *r, struct vl_exec *x, struct vl_visual_tokens *tok,
                    uint32_t budget);
 
 /* Replaces tok's rows by the kept ones: feat is gathered into new scratch, pos and weight are compacted in
  * place, saliency is gathered when it is there. With a merge map each row of feat is the mean of what was
  * merged into it, each token counted by its weight (ToMe, proportional), and the weights are summed. host:
- * [VL_REDUCER_HOST * tok->n] host memory to work in. -EINVAL: an answer that breaks the contract. */
+ * [VL_REDUCER_HOST * tok->n] host memory to work in; after a merge, the new row of each row that came stands
+ * at host[n_in ..]. -EINVAL: an answer that breaks the contract. */
 enum { VL_REDUCER_HOST = 6 };
 int vl_visual_tokens_apply(struct vl_exec *x, struct vl_visual_tokens *tok, const struct vl_kept *kept,
                            int32_t *host);

@@ -137,7 +137,7 @@ static void test_identity(void **state)
     struct test_exec e;
     struct test_rng rng = test_rng_new("tokenprune identity");
     struct vl_reducer r = {.ops = NULL};
-    const struct vl_reducer_shape shape = {N, WIDTH, 1};
+    const struct vl_reducer_shape shape = {.max_tokens = N, .d_model = WIDTH, .n_layers = 1};
     test_exec_open(&e, "cpu", SCRATCH);
     draw(&t, 10, N, &rng);
     was = t;
@@ -159,7 +159,7 @@ static void test_uniform(void **state)
     struct test_rng rng = test_rng_new("uniform");
     const struct vl_reducer_ops *ops = NULL;
     struct vl_reducer r = {.ops = NULL};
-    const struct vl_reducer_shape shape = {N, WIDTH, 1};
+    const struct vl_reducer_shape shape = {.max_tokens = N, .d_model = WIDTH, .n_layers = 1};
     test_exec_open(&e, "cpu", SCRATCH);
     assert_int_equal(vl_reducer_find(&ops, "uniform", NULL), 0);
     assert_int_equal(vl_reducer_init(&r, ops, NULL, &shape, NULL), 0);
