@@ -7,6 +7,8 @@
  */
 #include "engine/machine.h"
 
+#include "tokenprune/reducer.h"
+
 #include <inttypes.h>
 #include <sched.h>
 #include <stdio.h>
@@ -174,11 +176,11 @@ static void measure(struct vl_machine *m, const struct vl_engine_opts *o, struct
     m->fork_tokens = m->n_ctx / 2 < FORK_TOKENS ? m->n_ctx / 2 : FORK_TOKENS;
     measure_own(m, o);
     measure_pool(m, o, ret);
-    /* Beside what the model asks for: room for the sampler, who copies logits, and for a reducer, who
-     * gathers. */
+    /* Beside what the model asks for: room for the sampler, who copies logits, and for a reducer. */
+    const struct vl_reducer_shape shape = {.max_tokens = d->frame_tokens, .d_model = d->d_model};
     ret->run = larger(d->run_scratch, vl_kv_geometry_scratch(&m->geometry)) + 12 * (size_t)d->n_vocab + SLACK;
     if (d->frame_tokens) {
-        ret->encode = d->encode_scratch + d->frame_tokens * (8 * (size_t)d->d_model + 64) + SLACK;
+        ret->encode = d->encode_scratch + vl_reducer_scratch(&shape) + SLACK;
         ret->still = d->still_scratch + SLACK;
     }
     ret->total = d->weight_bytes + ret->run + ret->encode + ret->still + ret->pool;

@@ -73,6 +73,8 @@ static int abandon(struct vl_session *s, const char *why)
     s->frame = vl_frame_unref(s->frame);
     s->stats.n_skipped++;
     vl_session_move(s, VL_WATCH_WAIT);
+    if (s->reducer.ops)
+        s->reducer.ops->reset(s->reducer.state); /* what it kept was not taken in */
     int r = vl_kv_truncate(s->kv, vl_kv_n_committed(s->kv));
     if (r < 0 || ++s->n_bad < MAX_BAD)
         return r;
@@ -208,10 +210,10 @@ static int leave_room(struct vl_session *s)
 
 static int read_frame(struct vl_session *s, struct vl_visual_tokens *tok)
 {
-    uint32_t n = tok->n, budget = s->plan->opts.visual_budget;
+    uint32_t n = tok->n;
     int r = 0;
     if (s->reducer.ops)
-        r = vl_reducer_run(&s->reducer, &s->m->encode_x, tok, budget ? budget : n);
+        r = vl_reducer_run(&s->reducer, &s->m->encode_x, tok, s->plan->opts.visual_budget);
     if (r == 0)
         r = render_frame(s, tok->n);
     if (r == 0)

@@ -4,6 +4,8 @@
  */
 #include "tokenprune/reducer.h"
 
+#include "tokenprune/similarity.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -50,13 +52,27 @@ void vl_reducer_done(struct vl_reducer *r)
     *r = (struct vl_reducer){.ops = NULL};
 }
 
+/* What chooses: the rows packed, and a block of cosines. What applies: gathered rows and means. Each is given
+ * back before the other begins. */
+size_t vl_reducer_scratch(const struct vl_reducer_shape *s)
+{
+    enum { ALIGN = 4096, ROWS = 16, PER_TOKEN = 64 };
+    size_t n = s->max_tokens, d = s->d_model;
+    size_t choose = 4 * ((n + ROWS) * d + VL_SIMILARITY_BLOCK * (n + d));
+    size_t apply = 8 * n * d;
+    return (choose > apply ? choose : apply) + PER_TOKEN * n + ALIGN;
+}
+
 int vl_reducer_run(const struct vl_reducer *r, struct vl_exec *x, struct vl_visual_tokens *tok,
                    uint32_t budget)
 {
-    if (!r || !r->ops->after_projector || tok->n <= budget)
+    if (!r || !r->ops->after_projector)
         return 0;
-    if (budget == 0 || tok->n > r->shape.max_tokens)
+    if (budget ? tok->n <= budget : !r->ops->own_measure)
+        return 0;
+    if (tok->n == 0 || tok->n > r->shape.max_tokens)
         return -EINVAL;
+    budget = budget ? budget : tok->n;
     struct vl_kept kept = {.n = 0};
     int e = r->ops->after_projector(r->state, x, tok, budget, &kept);
     if (e == 0 && kept.n > budget)

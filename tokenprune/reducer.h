@@ -45,6 +45,7 @@ struct vl_reducer_ops {
                 struct vl_error *err);
     void (*reset)(void *state); /* scene cut or seek: forget earlier frames */
     bool wants_saliency;        /* after_projector reads tok->saliency: the encoder is asked for it */
+    bool own_measure;           /* keeps fewer by itself, when there is no budget */
 
     /* Stages in the order in which a token meets them, each optional, at least one present. */
 
@@ -58,7 +59,7 @@ struct vl_reducer_ops {
      * behind the encoder. x->scratch has room for the answer, and no more. */
     int (*in_encoder)(void *state, struct vl_exec *x, unsigned layer, const struct vl_visual_tokens *tok,
                       const struct vl_tensor *key, struct vl_kept *ret);
-    /* budget >= 1 and < tok->n. */
+    /* budget >= 1 and < tok->n; equal to it when own_measure is to decide alone. */
     int (*after_projector)(void *state, struct vl_exec *x, const struct vl_visual_tokens *tok,
                            uint32_t budget, struct vl_kept *ret);
     /* On a question's fork, in the decoder: which of the visual tokens in view go on from this layer. Only
@@ -85,10 +86,12 @@ int vl_reducer_find(const struct vl_reducer_ops **ret, const char *name, struct 
 int vl_reducer_init(struct vl_reducer *r, const struct vl_reducer_ops *ops, const struct vl_params *p,
                     const struct vl_reducer_shape *shape, struct vl_error *err);
 void vl_reducer_done(struct vl_reducer *r);
+/* Bytes of x->scratch that vl_reducer_run takes at most, of any reducer and backend, beside the tokens. */
+size_t vl_reducer_scratch(const struct vl_reducer_shape *s);
 
-/* The stage after the projector: asks the policy and applies the answer. With tok->n <= budget, r NULL, or a
- * policy without this stage, the tokens stay untouched, bit for bit. Waits for the device, since positions
- * are compacted on the host. */
+/* The stage after the projector: asks the policy and applies the answer. With tok->n <= budget, r NULL, a
+ * policy without this stage, or no budget (0) and no measure of the policy's own, the tokens stay untouched,
+ * bit for bit. Waits for the device, since positions are compacted on the host. */
 int vl_reducer_run(const struct vl_reducer *r, struct vl_exec *x, struct vl_visual_tokens *tok,
                    uint32_t budget);
 

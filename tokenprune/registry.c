@@ -4,8 +4,10 @@
 #include "tokenprune/reducer.h"
 
 extern const struct vl_reducer_ops vl_reducer_uniform;
+extern const struct vl_reducer_ops vl_reducer_temporal_diff;
+extern const struct vl_reducer_ops vl_reducer_diverse;
+extern const struct vl_reducer_ops vl_reducer_crossget;
 
 const struct vl_reducer_ops *const vl_reducers[] = {
-    &vl_reducer_uniform,
-    NULL,
+    &vl_reducer_uniform, &vl_reducer_temporal_diff, &vl_reducer_diverse, &vl_reducer_crossget, NULL,
 };

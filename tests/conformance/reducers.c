@@ -11,7 +11,7 @@ enum { MAX_N = 400, WIDTH = 24, FRAMES = 4 };
 
 struct frame_tokens {
     struct vl_visual_tokens tok;
-    float feat[MAX_N][WIDTH], weight[MAX_N];
+    float feat[MAX_N][WIDTH], weight[MAX_N], saliency[MAX_N];
     struct vl_grid_pos pos[MAX_N];
 };
 
@@ -32,6 +32,10 @@ static void draw(struct frame_tokens *f, const struct frame_tokens *before, uint
                                        .n = n,
                                        .grid_w = w,
                                        .grid_h = h};
+    for (uint32_t i = 0; i < n; i++)
+        f->saliency[i] = kind == 1 ? 1 : (float)test_randn(rng, 8);
+    if (kind != 0) /* the same contract with and without */
+        f->tok.saliency = vl_tensor_1d(f->saliency, VL_F32, n);
 }
 
 static void check_kept(const struct vl_kept *kept, uint32_t n_in, uint32_t budget)

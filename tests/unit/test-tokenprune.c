@@ -144,8 +144,8 @@ static void test_identity(void **state)
     assert_int_equal(vl_reducer_init(&r, vl_reducers[0], NULL, &shape, NULL), 0);
     assert_int_equal(vl_reducer_run(&r, &e.x, &t.tok, N), 0);
     assert_int_equal(vl_reducer_run(NULL, &e.x, &t.tok, 1), 0);
+    assert_int_equal(vl_reducer_run(&r, &e.x, &t.tok, 0), 0);
     assert_memory_equal(&t, &was, sizeof(t));
-    assert_int_equal(vl_reducer_run(&r, &e.x, &t.tok, 0), -EINVAL);
     vl_reducer_done(&r);
     test_exec_close(&e);
 }
