@@ -5,19 +5,22 @@
  * second, questions on forks. Prints one table: rows are categories, columns are aspects, and apart from them
  * what was asked about (shape, colour, place) triples that training never saw. With --blind the same exam is
  * sat with grey pictures: what is right then is guessing. --csv for machines; with --floors the exit status
- * is 1 when the table is below what is promised.
+ * is 1 when the table is below what is promised. --reducer, --policy and --tokens-per-frame sit it with
+ * savings; a reducer that needs a question works on each question's fork. --sweep sits it with all savings
+ * there are, see sweep.h.
  *
  *     build/bench/quality --model data/vlmd-world-text.gguf --mmproj data/vlmd-world-mmproj.gguf --scenes 300
  */
 #include "base/clock.h"
-#include "bench/feed.h"
-#include "bench/quiz.h"
+#include "bench/exam.h"
+#include "bench/sweep.h"
+#include "tokenprune/reducer.h"
 
 #include <getopt.h>
 #include <stdio.h>
 #include <string.h>
 
-enum { N_ASPECTS = 3, ALL = N_ASPECTS, HELD_OUT, N_COLUMNS, MAX_ROWS = 40, MAX_TOKENS = 24 };
+enum { N_ASPECTS = 3, ALL = N_ASPECTS, HELD_OUT, N_COLUMNS, MAX_ROWS = 40 };
 
 struct row {
     char name[32];
@@ -32,7 +35,9 @@ struct options {
     const char *model, *mmproj, *backend;
     uint32_t first, n_scenes;
     float event_rate;
-    bool blind, wrong, csv, floors;
+    bool blind, wrong, csv, floors, has_scenes;
+    struct vl_exam_how how;
+    struct vl_sweep_opts sweep;
 };
 
 static void count(struct tally *t, const char *name, int aspect, bool held_out, bool right)
@@ -86,66 +91,43 @@ static void count_answer(struct tally *t, const struct vl_quiz_scene *scene, con
     }
 }
 
-static void ask_all(struct vl_feed *f, const struct options *o, struct tally *t, uint32_t index,
-                    const struct vl_quiz_scene *scene, const struct vl_world_truth *history, uint32_t n)
+static void ask_all(struct vl_feed *f, const struct options *o, struct tally *t, const struct vl_exam *e,
+                    uint32_t second)
 {
+    const struct vl_exam_second *now = &e->second[second];
     for (int c = 0; c < VL_QUIZ_N_CATEGORIES; c++) {
-        struct vl_quiz_item item;
-        if (vl_quiz_exam_ask(index, history, n, (enum vl_quiz_category)c, &item) != 0)
+        if (!now->asked[c])
             continue;
-        vl_feed_ask(f, item.question, MAX_TOKENS);
-        bool right = vl_quiz_is_right(&item, f->answer);
-        count_answer(t, scene, &item, right);
+        const struct vl_quiz_item *item = &now->item[c];
+        bool right = vl_exam_ask(f, &o->how, item);
+        count_answer(t, &e->scene, item, right);
         t->n_questions++;
         t->ask_ns += f->turn.total_ns;
         if (o->wrong && !right)
             (void)printf("wrong: %s scene %u second %u: '%s' '%s', right is '%s'\n",
-                         vl_quiz_aspect_name(scene->aspect), index, n - 1, item.question, f->answer,
-                         item.answer);
+                         vl_quiz_aspect_name(e->scene.aspect), e->index, second, item->question, f->answer,
+                         item->answer);
     }
-}
-
-/* Shows the second that the world stands at; its caption is then in f. */
-static void show_second(struct vl_feed *f, const struct options *o, const struct vl_quiz_scene *scene,
-                        const struct vl_world *world, uint32_t second, uint8_t *rgb)
-{
-    struct vl_world_scene picture;
-    vl_world_scene_at(world, 1, &picture);
-    picture.plain = o->blind;
-    if (vl_world_draw(&picture, scene->width, scene->height, 3 * (size_t)scene->width, rgb, NULL) < 0)
-        vl_feed_die("cannot draw second %u", second);
-    vl_feed_show(f, rgb, (uint32_t)scene->width, (uint32_t)scene->height, second * VL_NSEC_PER_SEC);
 }
 
 static void sit_scene(struct vl_feed *f, const struct options *o, struct tally *t, uint32_t index)
 {
-    const struct vl_quiz_scene scene = vl_quiz_exam_scene(index, o->event_rate);
-    struct vl_world *world;
-    struct vl_world_truth history[VL_QUIZ_EXAM_SECONDS];
-    uint8_t *rgb = malloc(3 * (size_t)scene.width * (size_t)scene.height);
-    if (!rgb || scene.n_seconds > VL_QUIZ_EXAM_SECONDS || vl_world_open(&scene.options, &world) < 0)
-        vl_feed_die("cannot open scene %u", index);
-    vl_feed_begin(f, &(struct vl_session_opts){
-                         .max_caption_tokens = MAX_TOKENS, .captions = true, .sampling = VL_SAMPLING_GREEDY});
-    for (uint32_t s = 0; s < (uint32_t)scene.n_seconds; s++) {
-        char want[VL_QUIZ_TEXT_SIZE] = "";
-        if (s)
-            vl_world_step(world);
-        history[s] = *vl_world_truth(world);
-        if (s) /* what is there from the start is no news */
-            vl_quiz_caption(&history[s].event, want);
-        show_second(f, o, &scene, world, s, rgb);
-        count_caption(t, &scene, &history[s], f->caption, want);
-        if (o->wrong && !vl_quiz_same_text(f->caption, want))
+    struct vl_exam e;
+    vl_exam_draw(&e, index, o->event_rate, o->blind);
+    vl_exam_begin(f, &o->how);
+    for (uint32_t s = 0; s < e.n_seconds; s++) {
+        const struct vl_exam_second *now = &e.second[s];
+        vl_exam_show(f, &e, s);
+        count_caption(t, &e.scene, &now->truth, f->caption, now->caption);
+        if (o->wrong && !vl_quiz_same_text(f->caption, now->caption))
             (void)printf("wrong: %s scene %u second %u: caption '%s', right is '%s'\n",
-                         vl_quiz_aspect_name(scene.aspect), index, s, f->caption, want);
+                         vl_quiz_aspect_name(e.scene.aspect), index, s, f->caption, now->caption);
         t->encode_ns += f->stats.encode_ns;
         t->prefill_ns += f->stats.prefill_ns;
         t->decode_ns += f->stats.decode_ns;
-        ask_all(f, o, t, index, &scene, history, s + 1);
+        ask_all(f, o, t, &e, s);
     }
-    (void)vl_world_close(world);
-    free(rgb);
+    vl_exam_done(&e);
 }
 
 static int by_name(const void *a, const void *b)
@@ -223,6 +205,49 @@ static void print_rates(const struct tally *t, const struct options *o, const st
                  (double)t->decode_ns / frames / 1e6, (double)t->ask_ns / questions / 1e6);
 }
 
+/* NAME or NAME:KEY=VALUE,...; the strings live as long as the program. */
+static const char *read_named(const char *text, const struct vl_params **ret_params)
+{
+    static char names[4][64];
+    static size_t n;
+    struct vl_params *params = NULL;
+    struct vl_error err;
+    if (n == sizeof(names) / sizeof(names[0]))
+        vl_feed_die("--reducer and --policy once each, please");
+    if (vl_params_parse(text, names[n], sizeof(names[n]), &params, &err) < 0)
+        vl_feed_die("%s", err.msg);
+    *ret_params = params;
+    return names[n++];
+}
+
+static void read_reducer(struct vl_exam_how *how, const char *text)
+{
+    const struct vl_params *params;
+    const struct vl_reducer_ops *ops;
+    struct vl_error err;
+    const char *name = read_named(text, &params);
+    if (vl_reducer_find(&ops, name, &err) < 0)
+        vl_feed_die("%s", err.msg);
+    *(ops->needs_question ? &how->question_reducer : &how->reducer) = name;
+    *(ops->needs_question ? &how->question_params : &how->reducer_params) = params;
+}
+
+static uint32_t number(const char *text)
+{
+    return (uint32_t)strtoul(text, NULL, 0);
+}
+
+static void read_percents(struct vl_sweep_opts *o, const char *text)
+{
+    o->n_percents = 0;
+    for (char *end = (char *)text; *end; text = end + 1) {
+        unsigned long n = strtoul(text, &end, 10);
+        if (n < 1 || n > 100 || (*end && *end != ',') || o->n_percents == VL_SWEEP_PERCENTS)
+            vl_feed_die("--percents: at most %d numbers of 1 to 100, as in 100,50,25,10", VL_SWEEP_PERCENTS);
+        o->percent[o->n_percents++] = (uint32_t)n;
+    }
+}
+
 static void read_options(struct options *o, int argc, char **argv)
 {
     static const struct option known[] = {
@@ -237,8 +262,16 @@ static void read_options(struct options *o, int argc, char **argv)
         {"wrong", no_argument, NULL, 'w'},
         {"csv", no_argument, NULL, 'c'},
         {"floors", no_argument, NULL, 'l'},
+        {"reducer", required_argument, NULL, 'r'},
+        {"policy", required_argument, NULL, 'o'},
+        {"tokens-per-frame", required_argument, NULL, 't'},
+        {"sweep", required_argument, NULL, 'S'},
+        {"jobs", required_argument, NULL, 'j'},
+        {"timed", required_argument, NULL, 'T'},
+        {"percents", required_argument, NULL, 'P'},
         {NULL, 0, NULL, 0},
     };
+    uint32_t tokens = 0;
     int c;
     while ((c = getopt_long(argc, argv, "", known, NULL)) >= 0)
         switch (c) {
@@ -252,16 +285,17 @@ static void read_options(struct options *o, int argc, char **argv)
             o->backend = optarg;
             break;
         case 's':
-            o->first += (uint32_t)strtoul(optarg, NULL, 0) << 16; /* other scenes, as many as one likes */
+            o->first += number(optarg) << 16; /* other scenes, as many as one likes */
             break;
         case 'e':
             o->event_rate = strtof(optarg, NULL);
             break;
         case 'n':
-            o->n_scenes = (uint32_t)strtoul(optarg, NULL, 0);
+            o->n_scenes = number(optarg);
+            o->has_scenes = true;
             break;
         case 'f':
-            o->first += (uint32_t)strtoul(optarg, NULL, 0);
+            o->first += number(optarg);
             break;
         case 'b':
             o->blind = true;
@@ -275,22 +309,57 @@ static void read_options(struct options *o, int argc, char **argv)
         case 'l':
             o->floors = true;
             break;
+        case 'r':
+            read_reducer(&o->how, optarg);
+            break;
+        case 'o':
+            o->how.policy = read_named(optarg, &o->how.policy_params);
+            break;
+        case 't':
+            tokens = number(optarg);
+            break;
+        case 'S':
+            o->sweep.csv = optarg;
+            break;
+        case 'j':
+            o->sweep.n_jobs = number(optarg);
+            break;
+        case 'T':
+            o->sweep.n_timed = number(optarg);
+            break;
+        case 'P':
+            read_percents(&o->sweep, optarg);
+            break;
         default:
             exit(2);
         }
     if (!o->model || !o->mmproj || optind < argc)
         vl_feed_die("usage: quality --model FILE --mmproj FILE [--backend NAME] [--scenes N] [--first N] "
-                    "[--seed N] [--event-rate X] "
-                    "[--blind] [--wrong] [--csv] [--floors]");
+                    "[--seed N] [--event-rate X] [--blind] [--wrong] [--csv] [--floors] "
+                    "[--reducer NAME[:KEY=VALUE,...]] [--tokens-per-frame N] [--policy NAME[:KEY=VALUE,...]] "
+                    "[--sweep FILE.csv [--jobs N] [--timed N] [--percents N,N,...]]");
+    *(o->how.question_reducer ? &o->how.question_tokens : &o->how.tokens) = tokens;
 }
 
 int main(int argc, char **argv)
 {
-    struct options o = {.n_scenes = 300, .event_rate = 0.5f};
+    struct options o = {.n_scenes = 300,
+                        .event_rate = 0.5f,
+                        .sweep = {.n_timed = VL_SWEEP_TIMED, .percent = {100, 50, 25, 10}, .n_percents = 4}};
     read_options(&o, argc, argv);
     static struct tally t;
     static struct vl_feed f;
     struct vl_engine_info info;
+    if (o.sweep.csv) {
+        o.sweep.model = o.model;
+        o.sweep.mmproj = o.mmproj;
+        o.sweep.backend = o.backend;
+        o.sweep.first = o.first;
+        o.sweep.n_scenes = o.has_scenes ? o.n_scenes : VL_SWEEP_SCENES;
+        o.sweep.event_rate = o.event_rate;
+        vl_sweep(&o.sweep);
+        return 0;
+    }
     vl_feed_open(&f, &(struct vl_engine_opts){.model = o.model, .mmproj = o.mmproj, .backend = o.backend});
     (void)vl_engine_get_info(f.engine, &info); /* it is READY */
     int64_t t0 = vl_clock_monotonic_ns();
