@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 # Copyright vlmd contributors
-"""Runs the encoder over sequences of the drawn world and keeps its tokens, for the decoder's training.
+"""Runs the encoder over sequences of the drawn world and of footage and keeps its tokens, for the decoder's training.
 
 Each item: (features [n, 64, width] in half precision, history of 20 seconds before and n of these).
 """
@@ -11,10 +11,11 @@ import time
 import numpy as np
 import torch
 
+import footage
 import sequences as S
 import train_encoder as E
 import world as W
-from model import DECODER, ENCODER, Encoder
+from model import DECODER, ENCODER, Encoder, autocast
 
 N_BEFORE = 20
 
@@ -37,6 +38,7 @@ def main():
     p.add_argument("--files", type=int, default=1)
     p.add_argument("--sequences", type=int, default=32, help="in a file")
     p.add_argument("--frames", type=int, default=12)
+    p.add_argument("--footage", type=float, default=0.45, help="share of sequences")
     p.add_argument("--seed", type=int, required=True)
     a = p.parse_args()
     torch.set_num_threads(1)
@@ -50,8 +52,9 @@ def main():
     for i in range(a.files):
         items = []
         for _ in range(a.sequences):
-            pixels, history = sequence(rng, a.frames)
-            with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+            real = rng.random() < a.footage
+            pixels, history = footage.sequence(rng, N_BEFORE, a.frames) if real else sequence(rng, a.frames)
+            with torch.no_grad(), autocast():
                 items.append((encoder(torch.from_numpy(pixels)).half(), history))
             n += a.frames
         path = a.out if single else f"{a.out}/{a.seed}-{i:04d}.pt"

@@ -14,10 +14,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+import footage
 import sequences as S
 import world as W
 from model import DECODER, ENCODER, Decoder, Encoder, rope
 from quantise import quantise_model
+from train_decoder import Trainer
 
 WINDOW = 8
 MAX_CAPTION = 16
@@ -136,7 +138,9 @@ def load(path_encoder, path_decoder, quantised):
     encoder, decoder = Encoder(**ENCODER, out=DECODER["width"]), Decoder(len(S.vocabulary), **DECODER)
     encoder.load_state_dict(torch.load(path_encoder)["encoder"])
     state = torch.load(path_decoder)
-    decoder.load_state_dict({k[8:]: v for k, v in state["trainer"].items() if k.startswith("decoder.")})
+    trainer = Trainer()
+    trainer.load(state["trainer"])
+    decoder.load_state_dict(trainer.decoder.state_dict())
     if quantised:
         quantise_model(encoder, decoder)
     return encoder.eval(), decoder.eval()
@@ -180,13 +184,48 @@ def run_scene(encoder, decoder, index, event_rate, blind, tally, counts, wrong):
                 wrong.append(f"{aspect} scene {index} second {t}: {item['question'].decode()} not {item['answer'].decode()}")
 
 
+def first_verb(text):
+    return text.split(",")[0]
+
+
+def run_footage(encoder, decoder, index, tally, counts, wrong, n_seconds=14):
+    """One scene of generated footage. A caption is whole, or true of anything that happened within a second."""
+    pixels, history = footage.sequence(np.random.default_rng([77, index]), 0, n_seconds)
+    vision = encoder(torch.from_numpy(pixels))
+    stream = Stream(decoder)
+    stream.text(S.vocabulary.encode_marked(S.SINK))
+    quiet = not any(second.text for second in history)
+    for t, second in enumerate(history):
+        text = second.text if t else ""
+        said = S.vocabulary.decode(stream.show(t, t, vision[t], S.vocabulary.encode(" " + text) if text else [])).strip()
+        counts["seconds"] += 1
+        if quiet:
+            counts["quiet seconds"] += 1
+            counts["said when quiet"] += bool(said)
+        if text:
+            kind = " ".join(text.split(",")[0].split()[:3])
+            for row in ("footage caption", "footage " + kind):
+                tally.add(row, "whole", said == text)
+                tally.add(row, "kind", first_verb(said) == first_verb(text))
+                tally.add(row, "place", said.split(",")[1:] == text.split(",")[1:] and bool(said))
+        if said:
+            near = [s for n in range(max(1, t - 1), min(len(history), t + 2)) for s in history[n].everything()]
+            tally.add("footage said", "whole", said in near)
+            tally.add("footage said", "kind", first_verb(said) in [first_verb(s) for s in near])
+        if said != text and len(wrong) < 40:
+            wrong.append(f"footage {index} second {t}: '{said}' for '{text}'")
+
+
 def run_part(a, part):
     """every a.jobs-th scene"""
     torch.set_num_threads(1)
     encoder, decoder = load(a.encoder, a.decoder, a.quantised)
     tally, counts, wrong = Tally(), dict(seconds=0, false=0, missed=0), []
+    counts.update({"quiet seconds": 0, "said when quiet": 0})
     with torch.no_grad():
-        for i in range(a.first + part, a.first + a.scenes, a.jobs):
+        for i in range(part, a.footage, a.jobs):
+            run_footage(encoder, decoder, i, tally, counts, wrong)
+        for i in range(a.first + part, a.first + (0 if a.footage else a.scenes), a.jobs):
             run_scene(encoder, decoder, i, a.event_rate, a.blind, tally, counts, wrong)
     return tally.cells, counts, wrong
 
@@ -196,6 +235,7 @@ def main():
     p.add_argument("--encoder", required=True)
     p.add_argument("--decoder", required=True)
     p.add_argument("--scenes", type=int, default=300)
+    p.add_argument("--footage", type=int, default=0, help="scenes of generated footage instead")
     p.add_argument("--first", type=int, default=0)
     p.add_argument("--event-rate", type=float, default=0.5)
     p.add_argument("--jobs", type=int, default=1, help="processes")
@@ -213,6 +253,11 @@ def main():
             counts = {k: counts.get(k, 0) + v for k, v in more.items()}
             wrong += lines
     tally.cells = dict(sorted(tally.cells.items()))
+    if a.footage:
+        print(f"{a.footage} scenes of footage, {counts['said when quiet']} captions in {counts['quiet seconds']} s of quiet ones")
+        print(tally.table(["whole", "kind", "place"]))
+        print("\n".join(wrong if a.wrong else []))
+        return
     print(f"{a.scenes} scenes of {W.lib.vl_quiz_exam_scene(0, 0.5).n_seconds} s, event rate {a.event_rate}, {'blind, ' if a.blind else ''}"
           f"{'Q8_0' if a.quantised else 'F32'}, {time.time() - start:.0f} s")
     print(f"false captions a minute {60 * counts['false'] / counts['seconds']:.2f}, missed events {counts['missed']}")

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 import world as W
+from model import HALF
 from tokenizer import Vocabulary
 
 N_CELLS, GRID = 64, 8
@@ -17,7 +18,7 @@ CAPTION = 1  # label of caption tokens; a question's are 2 + its category
 WEIGHTS = dict(shape=1, colour=1, where=1.3, what_at=1.3, exists=1, count=1.7, motion=2.0, where_before=1.5,
                what_before=1.5, count_before=1.4, last=0.8, unknown=0.35)
 BEFORE = ("where_before", "what_before", "count_before")
-KEY_WORDS = set(W.SHAPES + W.COLOURS + "top left right bottom middle many objects shapes last".split())
+KEY_WORDS = set(W.SHAPES + W.COLOURS + "top left right bottom middle many objects shapes last anything something".split())
 SINK = "<|im_start|>System: Say what changed.<end_of_utterance>"
 vocabulary = Vocabulary()
 
@@ -93,7 +94,7 @@ class Sample:
                 self.image_at.append(len(self.tokens))
                 self.push([v.image] * N_CELLS, f)
             self.push(turn_tail(), f)
-            text = W.caption(self.history, t) if t > 0 else ""
+            text = self.caption(t) if t > 0 else ""
             said = (v.encode(" " + text) if text else []) + [v.end]
             # a first frame with nothing before it is silent; behind old turns it was spoken about with frames now gone
             learn = full and (f > 0 or self.n_old == 0)
@@ -105,6 +106,9 @@ class Sample:
                 if f > 0 and self.keep > 1:
                     self.point_before(t, f)
         self.position = list(range(len(self.tokens)))
+
+    def caption(self, t):
+        return W.caption(self.history, t)
 
     def point_caption(self, t, f, n):
         e = self.history[t]["event"]
@@ -124,9 +128,15 @@ class Sample:
         if truth["event"]["kind"] in (W.GONE, W.APPEARED):
             cells += 2 * [cell_of(truth["event"]["object"]["x"], truth["event"]["object"]["y"])]
         self.pointers += [(here + c, there + c, 1) for c in cells]
+        self.point_same(f)
+
+    def point_same(self, f):
+        """another head looks at the same cell one frame earlier"""
+        here, there = self.image_at[f], self.image_at[f - 1]
+        self.pointers += [(here + int(c), there + int(c), 4) for c in self.rng.integers(0, N_CELLS, 6)]
 
     def fork(self, f):
-        v, t = vocabulary, self.n_old + f
+        t = self.n_old + f
         item = None
         for _ in range(5):
             category = self.names[self.rng.choice(len(self.names), p=self.p)]
@@ -137,24 +147,29 @@ class Sample:
                 break
         if item is None:
             return
-        ask = question_tokens(item["question"].decode())
-        said = v.encode(" " + item["answer"].decode()) + [v.end]
-        start, end = len(self.tokens), self.fork_at[f]
-        self.push(ask, f)
-        self.push(said, f, 2 + item["category"])
-        n = len(ask) + len(said)
-        self.limit[start:] = [end] * n
-        self.group[start:] = [1 + max(self.group)] * n
-        self.position += range(end, end + n)
-        first = start + len(ask) - 1
+        first, ask, said = self.push_fork(f, item["question"].decode(), item["answer"].decode(), 2 + item["category"])
         if item["about_id"]:
             at = self.image_at[f - item["seconds_back"]] + cell_of(item["about_x"], item["about_y"])
             layer = 3 if category == "motion" else 2
             self.pointers += [(first + i, at, layer) for i in range(len(said) - 1)]
         if category in ("count", "count_before"):  # the last cell has seen the whole frame
             self.pointers.append((first, self.image_at[f - item["seconds_back"]] + N_CELLS - 1, 3))
-        keys = [start + i for i, token in enumerate(ask) if v.tokens[token].strip("\u0120").lower() in KEY_WORDS]
+
+    def push_fork(self, f, question, answer, label):
+        """-> index of the token that says the answer's first, the question's tokens, the answer's"""
+        ask = question_tokens(question)
+        said = vocabulary.encode(" " + answer) + [vocabulary.end]
+        start, end = len(self.tokens), self.fork_at[f]
+        self.push(ask, f)
+        self.push(said, f, label)
+        n = len(ask) + len(said)
+        self.limit[start:] = [end] * n
+        self.group[start:] = [1 + max(self.group)] * n
+        self.position += range(end, end + n)
+        first = start + len(ask) - 1
+        keys = [start + i for i, token in enumerate(ask) if vocabulary.tokens[token].strip("\u0120").lower() in KEY_WORDS]
         self.pointers += [(first, k, 0) for k in keys]
+        return first, ask, said
 
 
 class Batch:
@@ -181,12 +196,13 @@ class Batch:
             seen &= ~(image[None, :] & (frame[:, None] - frame[None, :] >= s.keep))
             self.mask[i, 0, :m, :m] = seen
             self.mask[i, 0, m:, 0] = True
-        self.bias = torch.zeros(b, 1, n, n, dtype=torch.bfloat16).masked_fill(~self.mask, -30000.0)
+        self.bias = torch.zeros(b, 1, n, n, dtype=HALF).masked_fill(~self.mask, -30000.0)
+        self.real = [isinstance(s.history, list) for s in samples]
         self.n_tokens = sum(len(s.tokens) for s in samples)
         self.pointers = torch.tensor([(i, *p) for i, s in enumerate(samples) for p in s.pointers]).view(-1, 4)
 
 
-EVENT_CLASSES = 8
+EVENT_CLASSES = 15  # the last seven are footage's
 
 
 def event_labels(history, t):
@@ -214,8 +230,12 @@ class Oracle:
 
     def __init__(self, width):
         g = torch.Generator().manual_seed(43)
-        self.words = torch.randn(len(vocabulary), width, generator=g) * 0.1
+        self.words = torch.randn(len(vocabulary), width, generator=torch.Generator().manual_seed(44)) * 0.1
+        n_drawn = vocabulary.n_drawn
+        self.words[:n_drawn] = torch.randn(n_drawn, width, generator=g) * 0.1
         for group in vocabulary.cases():
+            if group[-1] >= n_drawn:
+                continue
             self.words[group] = self.words[group[0]] + 0.03 * torch.randn(len(group), width, generator=g) * 0.1
         plain = torch.randn(21, width, generator=g) * 0.175  # background, offsets 3, covered, covered by colour 8
         self.rows = torch.zeros(38, width)

@@ -21,6 +21,7 @@ QUESTION_WORDS = """what colour color shape is the where was at there a an how m
     place can position part picture now on anything any number count are direction move going changed change event
     did five before just who your name are old time nothing I only places colours numbers and movement to not why
     happy like by looking will next this my going""".split()
+FOOTAGE_WORDS = "something covered clear again light moved".split()  # came later: their tokens are the last
 PROTOCOL_WORDS = ["User", "Assistant", "System", "Frame", " from", " Say", " what", " changed"]
 ANSWER_TO_UNKNOWN = "I can only tell shapes, colours, places, numbers and movement."
 
@@ -38,7 +39,7 @@ def byte_alphabet():
 ALPHABET = byte_alphabet()
 
 
-def words():
+def words(footage=True):
     """in the order of their merges; contract words in three cases"""
     out = list(PROTOCOL_WORDS)
     known = W.SHAPES + W.COLOURS + PLACE_WORDS + [w for w in CAPTION_WORDS] + QUESTION_WORDS
@@ -47,7 +48,10 @@ def words():
         out += [" " + w, " " + w.capitalize()]
     for w in lower:
         out.append(" " + w.upper())
-    return [w for w in dict.fromkeys(out)] + ["\n\n"]
+    out.append("\n\n")
+    for w in FOOTAGE_WORDS if footage else ():
+        out += [" " + w, " " + w.capitalize()]
+    return list(dict.fromkeys(out))
 
 
 def merge_all(symbols, ranks):
@@ -61,11 +65,11 @@ def merge_all(symbols, ranks):
     return symbols
 
 
-def build():
+def build(footage=True):
     """-> tokens (by id), merges as pairs"""
     ranks, tokens = {}, SPECIAL + [ALPHABET[b] for b in range(256)]
     known = set(tokens)
-    for word in words():
+    for word in words(footage):
         symbols = merge_all([ALPHABET[b] for b in word.encode()], ranks)
         while len(symbols) > 1:
             ranks[(symbols[0], symbols[1])] = len(ranks)
@@ -79,6 +83,7 @@ def build():
 class Vocabulary:
     def __init__(self):
         self.tokens, self.merges = build()
+        self.n_drawn = len(build(footage=False)[0])  # those that were there before footage
         self.ids = {t: i for i, t in enumerate(self.tokens)}
         self.hf = Tokenizer(models.BPE(self.ids, self.merges))
         gpt2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"

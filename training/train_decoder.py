@@ -4,7 +4,7 @@
 
 Besides the answers it learns from three heads on visual tokens after layer 3 (kind of
 event, the shape there 5 seconds ago, objects so far in raster order) and from attention supervision: in layer 0 an
-answer looks at the words of its question, in 1 a cell looks at the same object one
+answer looks at the words of its question, in 1 a cell looks at the same object and, with another head, at itself one
 frame earlier, in 2 an answer looks at the cell it is about, in 3 a caption at its event.
 """
 import argparse
@@ -18,12 +18,15 @@ import torch.distributed
 import torch.nn as nn
 import torch.nn.functional as F
 
+import footage
 import sequences as S
 import world as W
-from model import DECODER, Decoder, Optimizers, schedule
+from footage_samples import NAMES, FootageSample
+from model import DECODER, Average, Decoder, Optimizers, autocast, schedule
+from sight import LOOKS, Sight
 
-HEAD_OF_LAYER = {0: (2, 1), 1: (0, 0), 2: (0, 0), 3: (0, 0)}  # query head, KV head
-POINTER_WEIGHT = {0: 0.3, 1: 0.8, 2: 0.5, 3: 0.5}
+POINTERS = {0: (0, 2, 1), 1: (1, 0, 0), 2: (2, 0, 0), 3: (3, 0, 0), 4: (1, 2, 1)}  # layer, query head, KV head
+POINTER_WEIGHT = {0: 0.3, 1: 0.8, 2: 0.5, 3: 0.5, 4: 0.3}
 MAX_POINTERS = 900
 
 
@@ -53,14 +56,28 @@ class Features:
 
 
 class OracleFeatures:
-    def __init__(self, oracle):
-        self.oracle = oracle
+    """Tokens without an encoder: what one would say, with its noise and doubts."""
+
+    def __init__(self, oracle, share):
+        self.oracle, self.sight, self.share = oracle, Sight(oracle), share
 
     def draw(self, rng, n):
+        if rng.random() < self.share:
+            return self.draw_footage(rng, n)
         w, h = list(W.ASPECTS.values())[rng.integers(4)]
         n_old = int(rng.integers(1, 12)) if n > 1 and rng.random() < 0.25 else 0
         history, _ = S.random_history(rng, n + n_old, w / h)
-        return self.oracle(history[n_old:], rng), history, n_old
+        flat = (rng.normal(0, 0.35, (n, S.N_CELLS, LOOKS)) + rng.normal(0, 0.5, LOOKS)).astype(np.float32)
+        return self.sight.drawn(self.oracle(history[n_old:], rng), torch.from_numpy(flat)), history, n_old
+
+    def draw_footage(self, rng, n):
+        n_old = int(rng.integers(1, 12)) if n > 1 and rng.random() < 0.25 else 0
+        pixels, history = footage.sequence(rng, n_old, n)
+        marks = torch.stack([self.sight.marks(second.marks) for second in history[n_old:]])
+        noise = [torch.from_numpy(rng.standard_normal(x, np.float32)) for x in ((n, S.N_CELLS, LOOKS), marks.shape)]
+        doubt = torch.from_numpy(rng.uniform(0.4, 1, (n, S.N_CELLS, 1)).astype(np.float32))
+        tokens = self.sight.footage(self.sight.looks(pixels) + 0.12 * noise[0], marks * doubt + 0.1 * noise[1])
+        return tokens, history, n_old
 
 
 def draw_batch(rng, source, n_frames, n_questions, n_tokens, keep, contract):
@@ -68,13 +85,20 @@ def draw_batch(rng, source, n_frames, n_questions, n_tokens, keep, contract):
     samples, features, events, past, counts, n = [], [], [], [], [], 0
     while n < n_tokens:
         vision, history, n_old = source.draw(rng, n_frames)
-        sample = S.Sample(rng, history, n_old, n_questions, keep, contract, weights)
+        real = isinstance(history, list)
+        kind, asked = (FootageSample, 0.35 * n_questions) if real else (S.Sample, n_questions)
+        sample = kind(rng, history, n_old, asked, keep, contract, weights)
         samples.append(sample)
         n += len(sample.tokens)
         features.append(vision.reshape(-1, vision.shape[-1]))
         for f in range(n_frames):
             t = n_old + f
-            events.append(S.event_labels(history, t) if f > 0 and keep > 1 else np.full(S.N_CELLS, -100))
+            labels = footage.event_labels if real else S.event_labels
+            events.append(labels(history, t) if f > 0 and keep > 1 else np.full(S.N_CELLS, -100))
+            if real:
+                counts.append(np.full(S.N_CELLS, -100))
+                past.append(np.full(S.N_CELLS, -100))
+                continue
             counts.append((S.shape_labels(history, t) > 0).cumsum())
             past.append(S.shape_labels(history, t - 5) if f >= 5 and keep >= 6 else np.full(S.N_CELLS, -100))
     return (S.Batch(samples), torch.cat(features), torch.from_numpy(np.concatenate(events)),
@@ -93,12 +117,21 @@ class Trainer(nn.Module):
         self.event_weight = torch.tensor([0.1] + [1.0] * (S.EVENT_CLASSES - 1))
         self.past_weight = torch.tensor([0.15] + [1.0] * 8)
 
+    def load(self, state):
+        """a checkpoint, whose vocabulary may be an earlier and shorter one; heads that do not fit start anew"""
+        own = self.state_dict()
+        words = state["decoder.embed.weight"]
+        own["decoder.embed.weight"][: len(words)] = words
+        fits = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape and k != "decoder.embed.weight"}
+        self.load_state_dict({**own, **fits})
+        return [k for k in own if k not in fits]
+
     def embed(self, batch, features):
         x = self.decoder.embed(batch.tokens)
         return x.masked_scatter((batch.tokens == S.vocabulary.image)[..., None], features.to(x.dtype))
 
     def forward(self, batch, features):
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with autocast():
             hidden, tapped = self.decoder(self.embed(batch, features), batch.bias, batch.positions)
             target = batch.labels > 0
             at = target.nonzero()
@@ -109,8 +142,8 @@ class Trainer(nn.Module):
     def pointer_loss(self, batch):
         total, parts = 0.0, {}
         pointers = batch.pointers[torch.randperm(len(batch.pointers))[:MAX_POINTERS]]
-        for layer, (head, kv_head) in HEAD_OF_LAYER.items():
-            b, query, key, _ = pointers[pointers[:, 3] == layer].T
+        for kind, (layer, head, kv_head) in POINTERS.items():
+            b, query, key, _ = pointers[pointers[:, 3] == kind].T
             if not len(b):
                 continue
             q, k = self.decoder.blocks[layer].seen
@@ -121,8 +154,8 @@ class Trainer(nn.Module):
                 scores.append(z.float().masked_fill(~batch.mask[i, 0, query[mine]], -1e9))
                 keys.append(key[mine])
             loss = F.cross_entropy(torch.cat(scores), torch.cat(keys))
-            parts[layer] = loss.item()
-            total = total + POINTER_WEIGHT[layer] * loss
+            parts[kind] = loss.item()
+            total = total + POINTER_WEIGHT[kind] * loss
         return total, parts
 
     def loss(self, drawn, auxiliary):
@@ -137,7 +170,8 @@ class Trainer(nn.Module):
             loss = loss + 0.5 * auxiliary * F.cross_entropy(event, events, self.event_weight)
         if (past > 0).any():
             loss = loss + 0.25 * auxiliary * F.cross_entropy(shape, past, self.past_weight)
-        loss = loss + 0.3 * auxiliary * F.cross_entropy(count, counts)
+        if (counts >= 0).any():
+            loss = loss + 0.3 * auxiliary * F.cross_entropy(count, counts)
         return loss, answers.item(), parts, labels
 
     @torch.no_grad()
@@ -155,7 +189,10 @@ class Trainer(nn.Module):
                 if batch.tokens[at[i, 0], at[i, 1]] != S.vocabulary.end:
                     continue
                 label = int(labels[i])
-                name = W.CATEGORIES[label - 2] if label > 1 else "caption" if i > start else "silence"
+                if label > 1:
+                    name = NAMES[label] if label in NAMES else W.CATEGORIES[label - 2]
+                else:
+                    name = ("footage " if batch.real[at[i, 0]] else "") + ("caption" if i > start else "silence")
                 r = right.setdefault(name, [0, 0])
                 r[0] += int(good[start : i + 1].all())
                 r[1] += 1
@@ -194,6 +231,8 @@ def main():
                    help="from progress : frames : questions a frame : share in the contract's words")
     p.add_argument("--singles", type=float, default=0.1, help="share of batches of single frames")
     p.add_argument("--windows", type=float, default=0.0, help="share of batches with a random visual window")
+    p.add_argument("--footage", type=float, default=0.45, help="share of footage among oracle tokens")
+    p.add_argument("--average-from", type=float, default=0.5, help="progress from which weights are averaged")
     p.add_argument("--auxiliary", type=float, default=1.0)
     p.add_argument("--rank", type=int, default=-1, help="of two processes that share their gradients: 0 or 1")
     p.add_argument("--port", type=int, default=29517)
@@ -205,21 +244,22 @@ def main():
         torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{a.port}", rank=a.rank, world_size=2)
     trainer = Trainer()
     if a.init:
-        print(trainer.load_state_dict(torch.load(a.init)["trainer"], strict=False), flush=True)  # heads may be new
-    source = Features(a.features) if a.features else OracleFeatures(trainer.oracle)
+        print("new:", trainer.load(torch.load(a.init)["trainer"]), flush=True)
+    source = Features(a.features) if a.features else OracleFeatures(trainer.oracle, a.footage)
     held_rng, held = np.random.default_rng(777), source
     if a.held:
         held = Features("/nonexistent")
         held.items = torch.load(a.held, weights_only=False)
     sets = [draw_batch(held_rng, held, n, q, 3000, 8, False) for n, q in ((1, 6), (8, 2), (8, 2), (8, 2), (8, 2), (8, 2))]
     optimizers = Optimizers([trainer], a.lr, a.lr / 10)
+    average = Average(trainer, 0.99)
     stages = [tuple(float(x) for x in c.split(":")) for c in a.curriculum.split(",")]
     start = reported = time.time()
     step = n_tokens = 0
     mean, means = 0.0, {}
 
     def save():
-        torch.save(dict(trainer=trainer.state_dict()), a.out + ".new")
+        torch.save(dict(trainer=average.module.state_dict(), last=trainer.state_dict()), a.out + ".new")
         os.replace(a.out + ".new", a.out)
 
     progress = 0.0
@@ -235,18 +275,19 @@ def main():
         if a.rank >= 0:
             progress = share_gradients(trainer, progress)
         optimizers.step(schedule(step, progress, decay_from=a.decay_from))
+        average.step(progress >= a.average_from)
         step, n_tokens, mean = step + 1, n_tokens + drawn[0].n_tokens, 0.95 * mean + 0.05 * answers
         means.update({k: 0.9 * means.get(k, v) + 0.1 * v for k, v in parts.items()})
         if a.rank < 1 and time.time() - reported > 60:
             reported = time.time()
             rate = n_tokens / (reported - start)
             print(f"{reported - start:.0f} s, step {step}, {rate:.0f} tokens/s, {frames:.0f} frames, answers {mean:.3f}, pointers",
-                  {k: round(v, 2) for k, v in sorted(means.items())}, "\n   ", trainer.evaluate(sets), flush=True)
+                  {k: round(v, 2) for k, v in sorted(means.items())}, "\n   ", average.module.evaluate(sets), flush=True)
             save()
         if a.features and step % 50 == 0:
             source.scan()
     if a.rank < 1:
-        print("end:", trainer.evaluate(sets), flush=True)
+        print("end:", average.module.evaluate(sets), flush=True)
         save()
 
 

@@ -16,7 +16,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 import world as W
-from model import DECODER, ENCODER, Encoder, Optimizers, schedule
+from model import DECODER, ENCODER, Encoder, Optimizers, autocast, schedule
 
 GRID = 8  # connector cells a side
 ASPECTS = [("16:9", 0.36), ("4:3", 0.24), ("1:1", 0.26), ("9:16", 0.14)]
@@ -91,7 +91,7 @@ def dense_loss(z, shape, colour, offset, weight):
 
 
 def forward(encoder, heads, data):
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with autocast():
         x = encoder.patches(data["pixels"])
         return heads.patch(x).float(), heads.cell(encoder.connector(encoder.shuffled(x))).float()
 
