@@ -34,16 +34,21 @@ def place_of(x, y):
 
 
 class Pictures:
-    """The photographs, read once and kept small. Looked for again while there are none."""
+    """The photographs, read once and kept small. New ones are looked for now and then."""
 
     def __init__(self):
-        self.backgrounds, self.cutouts = [], []
+        self.backgrounds, self.cutouts, self.known, self.calls = [], [], set(), 0
 
     def scan(self):
-        if not self.backgrounds:
-            self.backgrounds = [p for p in (self.background(f) for f in sorted(glob.glob(FOLDER + "/background/*"))) if p is not None]
-        if not self.cutouts:
-            self.cutouts = [p for p in (self.cutout(f) for f in sorted(glob.glob(FOLDER + "/cutout/*.png"))) if p is not None]
+        self.calls += 1
+        if self.calls % 200 != 1:
+            return
+        for kind, read, out in (("background", self.background, self.backgrounds), ("cutout", self.cutout, self.cutouts)):
+            for path in sorted(set(glob.glob(f"{FOLDER}/{kind}/*")) - self.known):
+                self.known.add(path)
+                picture = read(path)
+                if picture is not None:
+                    out.append(picture)
 
     @staticmethod
     def shrink(picture, edge):

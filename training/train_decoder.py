@@ -25,9 +25,10 @@ from footage_samples import NAMES, FootageSample
 from model import DECODER, Average, Decoder, Optimizers, autocast, schedule
 from sight import LOOKS, Sight
 
-POINTERS = {0: (0, 2, 1), 1: (1, 0, 0), 2: (2, 0, 0), 3: (3, 0, 0), 4: (1, 2, 1)}  # layer, query head, KV head
+POINTERS = {0: (0, 2, 1), 1: (1, 0, 0), 2: (2, 0, 0), 3: (3, 0, 0), 4: (1, 1, 0)}  # layer, query head, KV head
 POINTER_WEIGHT = {0: 0.3, 1: 0.8, 2: 0.5, 3: 0.5, 4: 0.3}
 MAX_POINTERS = 900
+FOOTAGE_FRAMES = 4  # what is said depends on one frame earlier; the drawn world teaches the rest of the window
 
 
 class Features:
@@ -46,6 +47,8 @@ class Features:
     def draw(self, rng, n):
         """n full frames, with up to 20 seconds before them as text; start of the stream if there are none"""
         features, history = self.items[rng.integers(len(self.items))]
+        if isinstance(history, list):
+            n = min(n, FOOTAGE_FRAMES)
         n_before, n_frames = len(history) - len(features), len(features)
         first = int(rng.integers(0, n_frames - n + 1))
         n_old = 0
@@ -72,6 +75,7 @@ class OracleFeatures:
 
     def draw_footage(self, rng, n):
         n_old = int(rng.integers(1, 12)) if n > 1 and rng.random() < 0.25 else 0
+        n = min(n, FOOTAGE_FRAMES)
         pixels, history = footage.sequence(rng, n_old, n)
         marks = torch.stack([self.sight.marks(second.marks) for second in history[n_old:]])
         noise = [torch.from_numpy(rng.standard_normal(x, np.float32)) for x in ((n, S.N_CELLS, LOOKS), marks.shape)]
@@ -91,7 +95,7 @@ def draw_batch(rng, source, n_frames, n_questions, n_tokens, keep, contract):
         samples.append(sample)
         n += len(sample.tokens)
         features.append(vision.reshape(-1, vision.shape[-1]))
-        for f in range(n_frames):
+        for f in range(len(vision)):
             t = n_old + f
             labels = footage.event_labels if real else S.event_labels
             events.append(labels(history, t) if f > 0 and keep > 1 else np.full(S.N_CELLS, -100))
@@ -125,6 +129,13 @@ class Trainer(nn.Module):
         fits = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape and k != "decoder.embed.weight"}
         self.load_state_dict({**own, **fits})
         return [k for k in own if k not in fits]
+
+    def look_twice(self):
+        """The head that will look at the same cell one frame earlier begins as a silent copy of the one that follows objects."""
+        block, n = self.decoder.blocks[1], DECODER["head_dim"]
+        with torch.no_grad():
+            block.q.weight[n : 2 * n] = block.q.weight[:n]
+            block.o.weight[:, n : 2 * n] = 0
 
     def embed(self, batch, features):
         x = self.decoder.embed(batch.tokens)
@@ -233,6 +244,7 @@ def main():
     p.add_argument("--windows", type=float, default=0.0, help="share of batches with a random visual window")
     p.add_argument("--footage", type=float, default=0.45, help="share of footage among oracle tokens")
     p.add_argument("--average-from", type=float, default=0.5, help="progress from which weights are averaged")
+    p.add_argument("--look-twice", action="store_true", help="for weights from before footage")
     p.add_argument("--auxiliary", type=float, default=1.0)
     p.add_argument("--rank", type=int, default=-1, help="of two processes that share their gradients: 0 or 1")
     p.add_argument("--port", type=int, default=29517)
@@ -245,6 +257,8 @@ def main():
     trainer = Trainer()
     if a.init:
         print("new:", trainer.load(torch.load(a.init)["trainer"]), flush=True)
+    if a.look_twice:
+        trainer.look_twice()
     source = Features(a.features) if a.features else OracleFeatures(trainer.oracle, a.footage)
     held_rng, held = np.random.default_rng(777), source
     if a.held:
@@ -278,7 +292,7 @@ def main():
         average.step(progress >= a.average_from)
         step, n_tokens, mean = step + 1, n_tokens + drawn[0].n_tokens, 0.95 * mean + 0.05 * answers
         means.update({k: 0.9 * means.get(k, v) + 0.1 * v for k, v in parts.items()})
-        if a.rank < 1 and time.time() - reported > 60:
+        if a.rank < 1 and time.time() - reported > 120:
             reported = time.time()
             rate = n_tokens / (reported - start)
             print(f"{reported - start:.0f} s, step {step}, {rate:.0f} tokens/s, {frames:.0f} frames, answers {mean:.3f}, pointers",
