@@ -39,6 +39,7 @@ def main():
     p.add_argument("--sequences", type=int, default=32, help="in a file")
     p.add_argument("--frames", type=int, default=12)
     p.add_argument("--footage", type=float, default=0.45, help="share of sequences")
+    p.add_argument("--footage-frames", type=int, default=6)
     p.add_argument("--seed", type=int, required=True)
     a = p.parse_args()
     torch.set_num_threads(1)
@@ -53,10 +54,10 @@ def main():
         items = []
         for _ in range(a.sequences):
             real = rng.random() < a.footage
-            pixels, history = footage.sequence(rng, N_BEFORE, a.frames) if real else sequence(rng, a.frames)
+            pixels, history = footage.sequence(rng, N_BEFORE, a.footage_frames) if real else sequence(rng, a.frames)
             with torch.no_grad(), autocast():
                 items.append((encoder(torch.from_numpy(pixels)).half(), history))
-            n += a.frames
+            n += len(pixels)
         path = a.out if single else f"{a.out}/{a.seed}-{i:04d}.pt"
         torch.save(items, path + ".new")
         os.replace(path + ".new", path)

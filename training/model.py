@@ -143,10 +143,10 @@ class DecoderBlock(nn.Module):
         if mask is None:
             a = F.scaled_dot_product_attention(q, k, v, is_causal=n == k.shape[2])
         else:  # three times faster on CPUs than the fused one with a mask
-            q, parts = q * self.head_dim ** -0.5, []
-            for at in range(0, n, CHUNK):  # nothing looks ahead: early queries skip the late keys
-                end = min(n, at + CHUNK)
-                scores = q[:, :, at:end] @ k[:, :, :end].transpose(-1, -2) + mask[:, :, at:end, :end]
+            q, parts, end = q * self.head_dim ** -0.5, [], 0
+            for part in q.split(CHUNK, 2):  # nothing looks ahead: early queries skip the late keys
+                at, end = end, end + part.shape[2]
+                scores = part @ k[:, :, :end].transpose(-1, -2) + mask[:, :, at:end, :end]
                 parts.append(torch.softmax(scores, -1) @ v[:, :, :end])
             a = torch.cat(parts, 2)
         x = x + self.o(a.transpose(1, 2).reshape(b, n, -1))
