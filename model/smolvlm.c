@@ -326,6 +326,7 @@ static void fill_tokens(const struct smolvlm *s, struct smolvlm_encode *f, struc
     ret->weight = f->weight;
     ret->n = n * f->n_views;
     ret->grid_w = ret->grid_h = side;
+    ret->tile_cols = f->n_views > 1 ? f->tiles.plan.cols : 0;
     ret->pts_ns = f->pts_ns;
 }
 

@@ -7,7 +7,15 @@ extern const struct vl_reducer_ops vl_reducer_uniform;
 extern const struct vl_reducer_ops vl_reducer_temporal_diff;
 extern const struct vl_reducer_ops vl_reducer_diverse;
 extern const struct vl_reducer_ops vl_reducer_crossget;
+extern const struct vl_reducer_ops vl_reducer_hired;
 
+/* clang-format off */
 const struct vl_reducer_ops *const vl_reducers[] = {
-    &vl_reducer_uniform, &vl_reducer_temporal_diff, &vl_reducer_diverse, &vl_reducer_crossget, NULL,
+    &vl_reducer_uniform,
+    &vl_reducer_temporal_diff,
+    &vl_reducer_diverse,
+    &vl_reducer_crossget,
+    &vl_reducer_hired,
+    NULL,
 };
+/* clang-format on */

@@ -19,6 +19,7 @@ struct vl_visual_tokens {
     float *weight;              /* [n] patches this token stands for, >= 1, host */
     struct vl_tensor saliency;  /* [n] attention received in the encoder, data NULL when not asked for */
     uint32_t n, grid_w, grid_h; /* the grid before any reduction: extents are counted on it */
+    uint32_t tile_cols; /* of a cut picture: tiles in a row, the view of the whole is the last; else 0 */
     int64_t pts_ns;
 };
 #endif

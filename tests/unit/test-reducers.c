@@ -276,6 +276,75 @@ static void test_crossget(void **state)
     test_exec_close(&e);
 }
 
+/* ---- hired ---- */
+
+/* A frame: the strongest, of equals the first; without saliency what uniform keeps. */
+static void test_hired_frame(void **state)
+{
+    (void)state;
+    static struct tokens t;
+    struct test_exec e;
+    struct vl_reducer r = {.ops = NULL}, even = {.ops = NULL};
+    bool got[MAX_N], want[MAX_N];
+    double value[MAX_N];
+    struct test_rng rng = test_rng_new("hired");
+    test_exec_open(&e, "cpu", SCRATCH);
+    open_reducer(&r, "hired");
+    open_reducer(&even, "uniform");
+    for (int round = 0; round < ROUNDS; round++) {
+        uint32_t h = 1 + test_randn(&rng, 8), w = 2 + test_randn(&rng, 7);
+        draw(&t, h, w, round % 2, &rng);
+        uint32_t budget = 1 + test_randn(&rng, h * w - 1);
+        memset(want, 0, sizeof(want));
+        for (uint32_t i = 0; i < h * w; i++)
+            value[i] = (double)t.saliency[i];
+        if (round % 2)
+            mark_best(value, want, h * w, budget);
+        else
+            (void)choose(&e, &even, &t, budget, want, NULL);
+        assert_int_equal(choose(&e, &r, &t, budget, got, NULL), budget);
+        same_marks(got, want, h * w);
+    }
+    vl_reducer_done(&r);
+    vl_reducer_done(&even);
+    test_exec_close(&e);
+}
+
+/* A picture of 2 x 2 tiles and the whole, 3 x 3 tokens each, whose lower right alone is looked at: that tile
+ * gets all that tiles get, up to all of it. A strip would have fed the third tile too. */
+static void test_hired_tiles(void **state)
+{
+    (void)state;
+    static struct tokens t;
+    struct test_exec e;
+    struct vl_reducer r = {.ops = NULL};
+    bool keep[MAX_N];
+    uint32_t n_of[5];
+    struct test_rng rng = test_rng_new("hired tiles");
+    test_exec_open(&e, "cpu", SCRATCH);
+    open_reducer(&r, "hired");
+    static const struct {
+        uint32_t budget, n_of[5];
+    } cases[] = {{8, {0, 0, 0, 4, 4}}, {18, {0, 0, 0, 9, 9}}, {22, {2, 1, 1, 9, 9}}, {1, {0, 0, 0, 1, 0}}};
+    for (size_t k = 0; k < sizeof(cases) / sizeof(*cases); k++) {
+        draw(&t, 5, 9, true, &rng);
+        for (uint32_t i = 0; i < 45; i++)
+            t.saliency[i] = i == 44 ? 7 : 0;
+        for (uint32_t i = 0; i < 9; i++)
+            t.saliency[27 + i] = (float)(i % 4);
+        t.tok.grid_w = t.tok.grid_h = 3;
+        t.tok.tile_cols = 2;
+        memset(n_of, 0, sizeof(n_of));
+        assert_int_equal(choose(&e, &r, &t, cases[k].budget, keep, NULL), cases[k].budget);
+        for (uint32_t i = 0; i < 45; i++)
+            n_of[i / 9] += keep[i];
+        assert_memory_equal(n_of, cases[k].n_of, sizeof(n_of));
+        assert_true(cases[k].budget < 8 || keep[30]); /* the strongest of the fourth tile */
+    }
+    vl_reducer_done(&r);
+    test_exec_close(&e);
+}
+
 /* ---- temporal_diff ---- */
 
 /* Two numbers of a row: a direction in a plane, degrees apart. */
@@ -438,10 +507,11 @@ static void test_keeps_all(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_diverse),  cmocka_unit_test(test_floor),
-        cmocka_unit_test(test_crossget), cmocka_unit_test(test_slow_drift),
-        cmocka_unit_test(test_refresh),  cmocka_unit_test(test_no_starving),
-        cmocka_unit_test(test_changes),  cmocka_unit_test(test_keeps_all),
+        cmocka_unit_test(test_diverse),     cmocka_unit_test(test_floor),
+        cmocka_unit_test(test_crossget),    cmocka_unit_test(test_hired_frame),
+        cmocka_unit_test(test_hired_tiles), cmocka_unit_test(test_slow_drift),
+        cmocka_unit_test(test_refresh),     cmocka_unit_test(test_no_starving),
+        cmocka_unit_test(test_changes),     cmocka_unit_test(test_keeps_all),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
