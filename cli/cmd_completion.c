@@ -10,7 +10,10 @@
 #include <string.h>
 
 /* What may follow in the shell: words of verb $1 are in _vlmctl_words, names in _vlmctl_names. */
-static const char script[] = "_vlmctl() {\n"
+static const char script[] = "_vlmctl_offers() {\n"
+                             "    vlmctl \"$1\" 2>/dev/null | grep '^[a-z]' | cut -d' ' -f1\n"
+                             "}\n"
+                             "_vlmctl() {\n"
                              "    local cur=${COMP_WORDS[COMP_CWORD]} verb= i\n"
                              "    for ((i = 1; i < COMP_CWORD; i++)); do\n"
                              "        case ${COMP_WORDS[i]} in\n"
@@ -19,8 +22,14 @@ static const char script[] = "_vlmctl() {\n"
                              "        *) verb=${COMP_WORDS[i]}; break ;;\n"
                              "        esac\n"
                              "    done\n"
-                             "    local words=$(_vlmctl_words \"$verb\")\n"
-                             "    [[ $cur == -* ]] || words+=\" $(_vlmctl_names \"$verb\")\"\n"
+                             "    local words\n"
+                             "    case ${COMP_WORDS[COMP_CWORD - 1]} in\n"
+                             "    --reducer) words=$(_vlmctl_offers reducers) ;;\n"
+                             "    --policy) words=$(_vlmctl_offers policies) ;;\n"
+                             "    *)\n"
+                             "        words=$(_vlmctl_words \"$verb\")\n"
+                             "        [[ $cur == -* ]] || words+=\" $(_vlmctl_names \"$verb\")\"\n"
+                             "    esac\n"
                              "    COMPREPLY=($(compgen -W \"$words\" -- \"$cur\"))\n"
                              "}\n"
                              "complete -o default -F _vlmctl vlmctl\n";

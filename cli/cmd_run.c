@@ -14,7 +14,8 @@ const struct vl_verb vl_verb_run = {
         "  vlmctl run [FILE... | test:URI | -] [[--at SPAN] --ask \"QUESTION\"]... [--model F --mmproj F]\n"
         "             [--captions lines|text|vtt|srt|jsonl|none] [--every SPAN] [--window SPAN] "
         "[--realtime]\n"
-        "             [--instruction TEXT] [--max-tokens N] [--memory SIZE] [...]\n",
+        "             [--instruction TEXT] [--tokens-per-frame N] [--reducer R[:KEY=VALUE,...]]\n"
+        "             [--policy P[:KEY=VALUE,...]] [--max-tokens N] [--memory SIZE] [...]\n",
     .help =
         "Looks at a video, at pictures or at nothing and answers, without a daemon; vlmctl run --help says "
         "more.",

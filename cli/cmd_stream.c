@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Copyright vlmd contributors */
-/* vlmctl stream: add, list, show, remove. A file is opened here and handed over; the daemon opens no path of
- * ours. */
+/* vlmctl stream: add, set, list, show, remove. A file is opened here and handed over; the daemon opens no
+ * path of ours. */
 #include "cli/value.h"
 #include "cli/vlmctl.h"
 
@@ -13,11 +13,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+static const uint64_t NOT_SAID = UINT64_MAX;
 struct spec {
     const char *name, *source, *model, *instruction, *gate, *reducer, *policy, *lifetime;
     uint64_t every, window, tokens_per_frame;
     bool no_captions, loop, realtime;
 };
+static const struct spec nothing_said = {.every = NOT_SAID, .window = NOT_SAID, .tokens_per_frame = NOT_SAID};
 
 static int put_str(sd_bus_message *m, const char *key, const char *v)
 {
@@ -39,6 +41,22 @@ static int put_model(sd_bus_message *m, const char *name)
     return r;
 }
 
+static int put_span(sd_bus_message *m, const char *key, uint64_t usec)
+{
+    return usec != NOT_SAID ? sd_bus_message_append(m, "{sv}", key, "t", usec) : 0;
+}
+
+/* What Configure takes, too. */
+static int put_settings(sd_bus_message *m, const struct spec *s)
+{
+    int r;
+    if ((r = put_str(m, "Gate", s->gate)) < 0 || (r = put_str(m, "Reducer", s->reducer)) < 0 ||
+        (r = put_str(m, "Policy", s->policy)) < 0 || (r = put_span(m, "SampleIntervalUSec", s->every)) < 0 ||
+        (r = put_span(m, "WindowUSec", s->window)) < 0 || s->tokens_per_frame == NOT_SAID)
+        return r;
+    return sd_bus_message_append(m, "{sv}", "TokensPerFrame", "u", (uint32_t)s->tokens_per_frame);
+}
+
 static int put_spec(sd_bus_message *m, const struct spec *s, int fd)
 {
     int r;
@@ -46,17 +64,9 @@ static int put_spec(sd_bus_message *m, const struct spec *s, int fd)
         return r;
     r = fd >= 0 ? sd_bus_message_append(m, "{sv}", "Fd", "h", fd) : put_str(m, "Uri", s->source);
     if (r < 0 || (r = put_model(m, s->model)) < 0 || (r = put_str(m, "Instruction", s->instruction)) < 0 ||
-        (r = put_str(m, "Gate", s->gate)) < 0 || (r = put_str(m, "Reducer", s->reducer)) < 0 ||
-        (r = put_str(m, "Policy", s->policy)) < 0 || (r = put_str(m, "Lifetime", s->lifetime)) < 0 ||
+        (r = put_settings(m, s)) < 0 || (r = put_str(m, "Lifetime", s->lifetime)) < 0 ||
         (r = put_bool(m, "Captions", s->no_captions, false)) < 0 ||
         (r = put_bool(m, "Loop", s->loop, true)) < 0 || (r = put_bool(m, "Realtime", s->realtime, true)) < 0)
-        return r;
-    if (s->every && (r = sd_bus_message_append(m, "{sv}", "SampleIntervalUSec", "t", s->every)) < 0)
-        return r;
-    if (s->window && (r = sd_bus_message_append(m, "{sv}", "WindowUSec", "t", s->window)) < 0)
-        return r;
-    if (s->tokens_per_frame &&
-        (r = sd_bus_message_append(m, "{sv}", "TokensPerFrame", "u", (uint32_t)s->tokens_per_frame)) < 0)
         return r;
     return sd_bus_message_close_container(m);
 }
@@ -113,9 +123,17 @@ static int add(struct vl_ctl *c, const struct spec *s)
     return code;
 }
 
+static int check(const struct spec *s)
+{
+    if (s->tokens_per_frame != NOT_SAID && s->tokens_per_frame > UINT32_MAX)
+        return vl_ctl_usage(&vl_verb_stream, "--tokens-per-frame %llu: out of its range",
+                            (unsigned long long)s->tokens_per_frame);
+    return 0;
+}
+
 static int cmd_add(struct vl_ctl *c, int argc, char **argv)
 {
-    struct spec s = {.lifetime = NULL};
+    struct spec s = nothing_said;
     const struct vl_opt opt[] = {
         {"--every", VL_OPT_SPAN, &s.every},
         {"--window", VL_OPT_SPAN, &s.window},
@@ -138,8 +156,57 @@ static int cmd_add(struct vl_ctl *c, int argc, char **argv)
         return vl_ctl_usage(&vl_verb_stream, "add needs a name and a file or test:");
     s.name = argv[1];
     s.source = argv[2];
+    if ((code = check(&s)))
+        return code;
     code = vl_ctl_connect(c);
     return code ? code : add(c, &s);
+}
+
+static int set(struct vl_ctl *c, const struct spec *s, const char *path)
+{
+    sd_bus_error e = SD_BUS_ERROR_NULL;
+    sd_bus_message *m = NULL;
+    int code = 0;
+    int r = sd_bus_message_new_method_call(c->bus, &m, VL_BUS_NAME, path, VL_IFACE("Stream"), "Configure");
+    if (r >= 0)
+        r = sd_bus_message_open_container(m, 'a', "{sv}");
+    if (r >= 0)
+        r = put_settings(m, s);
+    if (r >= 0)
+        r = sd_bus_message_close_container(m);
+    if (r >= 0)
+        r = sd_bus_call(c->bus, m, 0, &e, NULL);
+    if (r < 0)
+        code = vl_ctl_failed(c, s->name, &e, r);
+    sd_bus_error_free(&e);
+    (void)sd_bus_message_unref(m);
+    return code;
+}
+
+static int cmd_set(struct vl_ctl *c, int argc, char **argv)
+{
+    struct spec s = nothing_said;
+    const struct vl_opt opt[] = {
+        {"--every", VL_OPT_SPAN, &s.every},
+        {"--window", VL_OPT_SPAN, &s.window},
+        {"--tokens-per-frame", VL_OPT_NUMBER, &s.tokens_per_frame},
+        {"--gate", VL_OPT_TEXT, &s.gate},
+        {"--reducer", VL_OPT_TEXT, &s.reducer},
+        {"--policy", VL_OPT_TEXT, &s.policy},
+        {NULL, VL_OPT_FLAG, NULL},
+    };
+    char *path = NULL;
+    int n, given = argc, code = vl_ctl_options(&vl_verb_stream, argc, argv, opt, &n);
+    if (code)
+        return code;
+    if (n != 1 || given == 2)
+        return vl_ctl_usage(&vl_verb_stream, "set needs one name and what is to change");
+    s.name = argv[1];
+    if ((code = check(&s)) || (code = vl_ctl_connect(c)) || (code = vl_ctl_stream_path(c, s.name, &path)))
+        return code;
+    code = set(c, &s, path);
+    free(path);
+    return code;
 }
 
 static void print_row(const cJSON *stream)
@@ -229,13 +296,15 @@ static int run(struct vl_ctl *c, int argc, char **argv)
     const char *sub = argc > 1 ? argv[1] : "";
     if (!strcmp(sub, "add"))
         return cmd_add(c, argc - 1, argv + 1);
+    if (!strcmp(sub, "set"))
+        return cmd_set(c, argc - 1, argv + 1);
     if (!strcmp(sub, "list"))
         return cmd_list(c, argc - 1, argv + 1);
     if (!strcmp(sub, "show"))
         return cmd_show(c, argc - 1, argv + 1);
     if (!strcmp(sub, "remove"))
         return cmd_remove(c, argc - 1, argv + 1);
-    return vl_ctl_usage(&vl_verb_stream, "say add, list, show or remove");
+    return vl_ctl_usage(&vl_verb_stream, "say add, set, list, show or remove");
 }
 
 const struct vl_verb vl_verb_stream = {
@@ -243,12 +312,16 @@ const struct vl_verb vl_verb_stream = {
     .usage = "  vlmctl stream add NAME FILE|test:[?seed=N&seconds=N] [--every SPAN] [--window SPAN] "
              "[--realtime] [--loop]\n"
              "                [--model NAME] [--instruction TEXT] [--no-captions] [--gate none|change] "
-             "[--reducer NAME]\n"
-             "                [--tokens-per-frame N] [--policy NAME] [--lifetime client|daemon]\n"
+             "[--lifetime client|daemon]\n"
+             "                [--tokens-per-frame N] [--reducer R[:KEY=VALUE,...]] "
+             "[--policy P[:KEY=VALUE,...]]\n"
+             "  vlmctl stream set NAME [--every SPAN] [--window SPAN] [--gate none|change] "
+             "[--tokens-per-frame N]\n"
+             "                [--reducer R[:KEY=VALUE,...]|none] [--policy P[:KEY=VALUE,...]]\n"
              "  vlmctl stream list\n"
              "  vlmctl stream show NAME\n"
              "  vlmctl stream remove NAME\n",
     .help = "Streams: a file, or the drawn world of test:. A file is watched at the model's pace unless "
-            "--realtime.",
+            "--realtime. vlmctl reducers and vlmctl policies list what there is to choose.",
     .run = run,
 };

@@ -16,8 +16,9 @@
 #include <unistd.h>
 
 const struct vl_verb *const vl_verbs[] = {
-    &vl_verb_status, &vl_verb_stream, &vl_verb_watch, &vl_verb_captions,   &vl_verb_ask,
-    &vl_verb_model,  &vl_verb_run,    &vl_verb_plan,  &vl_verb_completion, NULL,
+    &vl_verb_status,   &vl_verb_stream,   &vl_verb_watch,      &vl_verb_captions,
+    &vl_verb_ask,      &vl_verb_model,    &vl_verb_run,        &vl_verb_plan,
+    &vl_verb_reducers, &vl_verb_policies, &vl_verb_completion, NULL,
 };
 enum { N_VERBS = sizeof(vl_verbs) / sizeof(vl_verbs[0]) - 1 };
 

@@ -32,7 +32,7 @@ struct vl_verb {
     int (*run)(struct vl_ctl *c, int argc, char **argv);
 };
 extern const struct vl_verb vl_verb_status, vl_verb_stream, vl_verb_watch, vl_verb_captions, vl_verb_ask,
-    vl_verb_model, vl_verb_run, vl_verb_plan, vl_verb_completion;
+    vl_verb_model, vl_verb_run, vl_verb_plan, vl_verb_reducers, vl_verb_policies, vl_verb_completion;
 extern const struct vl_verb *const vl_verbs[]; /* all, in the order of --help; ends with NULL */
 
 int vl_ctl_connect(struct vl_ctl *c);

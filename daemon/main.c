@@ -22,8 +22,9 @@
 
 enum { EXIT_USAGE = 64, EXIT_CONFIG = 78 };
 
-static const struct vl_subcommand *const commands[] = {&vl_subcommand_run, &vl_subcommand_check,
-                                                       &vl_subcommand_plan, NULL};
+static const struct vl_subcommand *const commands[] = {&vl_subcommand_run,      &vl_subcommand_check,
+                                                       &vl_subcommand_plan,     &vl_subcommand_reducers,
+                                                       &vl_subcommand_policies, NULL};
 
 struct args {
     struct vl_config_from from;

@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "base/mailbox.h"
 #include "base/params.h"
+#include "daemon/chosen.h"
 #include "daemon/ingest.h"
 #include "daemon/log_sink.h"
 #include "daemon/process.h"
@@ -204,17 +205,21 @@ static void on_phase(void *user, enum vl_ingest_phase phase, const char *reason,
 
 static int open_session(struct run *r, struct vl_error *err)
 {
-    vl_auto(vl_params) params = NULL;
-    struct vl_session_opts o = {
-        .captions = !r->a->no_captions, .instruction = r->a->instruction, .sampling = VL_SAMPLING_GREEDY};
-    uint64_t n_frames = r->a->window_usec / r->a->every_usec;
-    int k = vl_params_new(&params);
-    if (k == 0 && r->a->window_usec)
-        k = vl_params_set_f64(params, "window", n_frames < 1 ? 1 : (double)n_frames);
-    if (k < 0)
-        return k;
-    o.policy_params = params;
-    k = vl_engine_open_session(r->engine, &o, &r->session, err);
+    const struct vl_run_args *a = r->a;
+    struct vl_chosen chosen;
+    struct vl_session_opts o = {.visual_budget = a->tokens_per_frame,
+                                .captions = !a->no_captions,
+                                .instruction = a->instruction,
+                                .sampling = VL_SAMPLING_GREEDY};
+    uint64_t n_frames = a->window_usec / a->every_usec;
+    if (a->window_usec && n_frames < 1)
+        n_frames = 1;
+    int k = vl_chosen_read(&chosen, a->reducer, a->policy,
+                           n_frames < UINT32_MAX ? (uint32_t)n_frames : UINT32_MAX, err);
+    vl_chosen_apply(&chosen, &o);
+    if (k == 0)
+        k = vl_engine_open_session(r->engine, &o, &r->session, err);
+    vl_chosen_done(&chosen);
     return k < 0 ? k : vl_engine_watch(r->engine, r->session, r->mailbox);
 }
 

@@ -7,6 +7,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "daemon/chosen.h"
 #include "daemon/limits.h"
 #include "daemon/subcommand.h"
 
@@ -32,6 +33,9 @@ static const char help[] =
     "  --every SPAN       one look each, by the time of the video; 1s\n"
     "  --window SPAN      how long a look stays in memory; the model's own\n"
     "  --gate none|change leave out looks that show nothing new; none\n"
+    "  --tokens-per-frame N   visual tokens of a look that are read; all\n"
+    "  --reducer NAME[:KEY=VALUE,...]   which of them: vlmd reducers lists them; uniform\n"
+    "  --policy NAME[:KEY=VALUE,...]    what leaves a full window: vlmd policies; sink_window\n"
     "  --instruction TEXT what the captions are to be about\n"
     "  --realtime         at the video's own pace, leaving out what the model has no time for; else at the\n"
     "                     model's pace, leaving out nothing\n"
@@ -103,6 +107,14 @@ static int instruction(struct vl_run_args *a, const char *text)
     return 0;
 }
 
+/* Checked here, before a model is read for nothing. */
+static int chosen(const char *name, enum vl_offer_kind kind, const char *text, const char **ret)
+{
+    struct vl_error err = {0};
+    *ret = text;
+    return vl_chosen_check(kind, name, text, &err) < 0 ? vl_subcommand_usage("run", "%s", err.msg) : 0;
+}
+
 /* ---- what is looked at, and what is asked ---- */
 
 static int add_image(struct vl_run_args *a, const char *name, int fd)
@@ -166,6 +178,8 @@ static int check(struct vl_run_args *a)
         return vl_subcommand_usage("run", "--at needs a video");
     if (!stream && (a->format || a->no_captions || a->realtime || a->instruction))
         return vl_subcommand_usage("run", "--captions, --realtime and --instruction need a video");
+    if (!stream && (a->reducer || a->policy || a->tokens_per_frame))
+        return vl_subcommand_usage("run", "--reducer, --policy and --tokens-per-frame need a video");
     if (a->from.projector && !a->from.text)
         return vl_subcommand_usage("run", "--mmproj needs --model beside it");
     if (a->n_images && !a->n_asks)
@@ -192,6 +206,9 @@ enum {
     EVERY,
     WINDOW,
     GATE,
+    TOKENS_PER_FRAME,
+    REDUCER,
+    POLICY,
     INSTRUCTION,
     REALTIME,
     MAX_TOKENS,
@@ -216,6 +233,9 @@ static const struct option options[] = {
     {"every", required_argument, NULL, EVERY},
     {"window", required_argument, NULL, WINDOW},
     {"gate", required_argument, NULL, GATE},
+    {"tokens-per-frame", required_argument, NULL, TOKENS_PER_FRAME},
+    {"reducer", required_argument, NULL, REDUCER},
+    {"policy", required_argument, NULL, POLICY},
     {"instruction", required_argument, NULL, INSTRUCTION},
     {"realtime", no_argument, NULL, REALTIME},
     {"max-tokens", required_argument, NULL, MAX_TOKENS},
@@ -248,6 +268,14 @@ static int take_setting(struct vl_run_args *a, int c, const char *value)
         return vl_gate_from_name(value, &a->gate) < 0
                    ? vl_subcommand_usage("run", "--gate %s: not none or change", value)
                    : 0;
+    case TOKENS_PER_FRAME:
+        r = vl_subcommand_number("run", "--tokens-per-frame", value, UINT32_MAX, &v);
+        a->tokens_per_frame = (uint32_t)v;
+        return r;
+    case REDUCER:
+        return chosen("--reducer", VL_OFFER_REDUCER, value, &a->reducer);
+    case POLICY:
+        return chosen("--policy", VL_OFFER_POLICY, value, &a->policy);
     case INSTRUCTION:
         return instruction(a, value);
     case MAX_TOKENS:

@@ -25,8 +25,9 @@ struct vl_run_args {
     uint32_t n_asks;
     const struct vl_caption_format *format; /* NULL: a line each, with its time */
     bool no_captions, json, quiet, realtime;
-    const char *instruction;
-    uint64_t every_usec, window_usec; /* window 0: the model's own */
+    const char *instruction, *reducer, *policy; /* NULL: not said */
+    uint32_t tokens_per_frame;                  /* 0: all */
+    uint64_t every_usec, window_usec;           /* window 0: the model's own */
     enum vl_gate gate;
     uint32_t max_tokens;
     uint64_t max_bytes;          /* 0: no limit */

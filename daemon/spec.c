@@ -8,6 +8,7 @@
 #include "daemon/spec.h"
 
 #include "daemon/bus_error.h"
+#include "daemon/chosen.h"
 #include "daemon/ingest.h"
 #include "daemon/limits.h"
 #include "daemon/manager.h"
@@ -18,7 +19,6 @@
 #include <sys/stat.h>
 
 #define USEC_PER_SEC UINT64_C(1000000)
-enum { MAX_WORD = 64 };
 static const uint64_t min_interval = 10000, max_interval = 3600 * USEC_PER_SEC,
                       max_window = 24 * 3600 * USEC_PER_SEC;
 
@@ -102,8 +102,9 @@ int vl_stream_spec_check(const struct vl_stream_spec *s, struct vl_error *err)
         return vl_error_set(err, -EINVAL, "the window is at most 24 h");
     if (s->instruction && (!s->instruction[0] || strlen(s->instruction) > VL_LIMIT_INSTRUCTION_BYTES))
         return vl_error_set(err, -EINVAL, "Instruction is 1 to %d bytes", VL_LIMIT_INSTRUCTION_BYTES);
-    if ((s->reducer && strlen(s->reducer) > MAX_WORD) || (s->policy && strlen(s->policy) > MAX_WORD))
-        return vl_error_set(err, -EINVAL, "Reducer and Policy are names of at most %d bytes", MAX_WORD);
+    int r = vl_chosen_check(VL_OFFER_REDUCER, "Reducer", s->reducer, err);
+    if (r < 0 || (r = vl_chosen_check(VL_OFFER_POLICY, "Policy", s->policy, err)) < 0)
+        return r;
     if (s->uri && (strncmp(s->uri, "test:", 5) != 0 || strlen(s->uri) > VL_INGEST_MAX_URI))
         return vl_error_set(
             err, -EINVAL,

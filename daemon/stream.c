@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "daemon/bus.h"
 #include "daemon/bus_error.h"
+#include "daemon/chosen.h"
 #include "daemon/config.h"
 #include "daemon/model.h"
 
@@ -72,33 +73,29 @@ static void on_phase(void *user, enum vl_ingest_phase phase, const char *reason,
         log_state(s, detail);
 }
 
-/* What the engine is to know of a specification. */
-static int session_opts(const struct vl_stream_spec *spec, struct vl_params *params,
-                        struct vl_session_opts *ret)
+/* What the engine is to know of a specification; borrows from both. */
+static int session_opts(const struct vl_stream_spec *spec, struct vl_chosen *chosen,
+                        struct vl_session_opts *ret, struct vl_error *err)
 {
-    uint32_t n_frames = vl_stream_spec_window_frames(spec);
+    int r = vl_chosen_read(chosen, spec->reducer, spec->policy, vl_stream_spec_window_frames(spec), err);
     *ret = (struct vl_session_opts){
         .visual_budget = spec->tokens_per_frame,
         .captions = spec->captions,
-        .reducer = spec->reducer            ? spec->reducer
-                   : spec->tokens_per_frame ? "uniform"
-                                            : NULL,
-        .policy = spec->policy,
         .instruction = spec->instruction,
-        .policy_params = params,
         .sampling = VL_SAMPLING_GREEDY,
     };
-    return n_frames ? vl_params_set_f64(params, "window", n_frames) : 0;
+    vl_chosen_apply(chosen, ret);
+    return r;
 }
 
 static int open_session(struct vl_stream *s, struct vl_error *err)
 {
-    vl_auto(vl_params) params = NULL;
+    struct vl_chosen chosen;
     struct vl_session_opts o;
-    int r = vl_params_new(&params);
-    if (r < 0 || (r = session_opts(&s->spec, params, &o)) < 0)
-        return r;
-    r = vl_engine_open_session(s->model->engine, &o, &s->session, err);
+    int r = session_opts(&s->spec, &chosen, &o, err);
+    if (r == 0)
+        r = vl_engine_open_session(s->model->engine, &o, &s->session, err);
+    vl_chosen_done(&chosen);
     return r < 0 ? r : vl_engine_watch(s->model->engine, s->session, s->mailbox);
 }
 
@@ -173,14 +170,13 @@ int vl_stream_new(struct vl_stream **ret, struct vl_manager *m, struct vl_daemon
 
 int vl_stream_configure(struct vl_stream *s, struct vl_stream_spec *spec, sd_bus_error *e)
 {
-    vl_auto(vl_params) params = NULL;
+    struct vl_chosen chosen;
     struct vl_session_opts o;
     struct vl_error err = {0};
-    int r = vl_params_new(&params);
-    if (r == 0)
-        r = session_opts(spec, params, &o);
+    int r = session_opts(spec, &chosen, &o, &err);
     if (r == 0 && s->session)
         r = vl_engine_configure(s->model->engine, s->session, &o, &err);
+    vl_chosen_done(&chosen);
     if (r < 0)
         return vl_bus_error_from(e, r, &err);
     struct vl_stream_spec old = s->spec;

@@ -12,7 +12,8 @@ struct vl_subcommand {
     const char *name, *help; /* help: one line */
     int (*run)(int argc, char **argv);
 };
-extern const struct vl_subcommand vl_subcommand_run, vl_subcommand_check, vl_subcommand_plan;
+extern const struct vl_subcommand vl_subcommand_run, vl_subcommand_check, vl_subcommand_plan,
+    vl_subcommand_reducers, vl_subcommand_policies;
 
 /* Exit codes of all of them: people and scripts call them, not systemd. */
 enum {

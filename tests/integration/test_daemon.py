@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: MIT
 # Copyright vlmd contributors
 """The whole daemon with a tiny model and its own ingest children: what it sees and says, and that it is polite."""
+import json
 import os
 import pathlib
 import resource
@@ -74,7 +75,12 @@ class SeesAndSays(Real):
         self.assertEqual((end["error"], end["remembers_since"]), (vlm.ERROR + "NothingSeen", since))
 
     def test_settings_reach_the_engine(self):
-        self.raises("InvalidOption", self.client.add, "x", "test:", Reducer=("s", "unifrom"))
+        for key, written, near in (("Reducer", "unifrom", "'uniform'"), ("Reducer", "temporal_diff:refesh=2", "'refresh'"),
+                                   ("Reducer", "temporal_diff:refresh=0", "between"), ("Policy", "sink", "'sink_window'"),
+                                   ("Policy", "sink_window:widow=2", "'window'"), ("Policy", "sink_window:window", "KEY=VALUE")):
+            text = self.raises("InvalidOption", self.client.add, "x", "test:", **{key: ("s", written)})
+            self.assertIn(near, text)
+            self.assertIn(key, text)
         s = self.client.add("few", FAST + "&seconds=6", TokensPerFrame=("u", 4), WindowUSec=("t", 3000000),
                             Captions=("b", False))
         self.ended(s)
@@ -82,6 +88,43 @@ class SeesAndSays(Real):
         self.assertEqual(p["Frames"]["seen"], 6)
         self.assertGreater(p["Tokens"]["dropped"], 0)
         self.assertEqual(self.client.recent(s), [])
+
+    def test_options_of_reducers_and_policies_reach_the_engine(self):
+        dropped = {}
+        for name, more in (("whole", {}), ("still", {"Reducer": ("s", "temporal_diff:threshold=0,refresh=100")}),
+                           ("short", {"WindowUSec": ("t", 6000000), "Policy": ("s", "sink_window:window=2")})):
+            s = self.client.add(name, FAST + "&seconds=6", **more)
+            self.ended(s)
+            dropped[name] = self.client.get_all(s, "Stream")["Tokens"]["dropped"]
+            conf = self.client.call(s, NAME + ".Stream", "GetConfiguration")
+            for key in more:
+                self.assertEqual(conf[key], more[key])
+        self.assertGreater(dropped["still"], dropped["whole"])
+        self.assertGreater(dropped["short"], dropped["whole"])
+
+    @unittest.skipUnless(os.environ.get("VLMCTL"), "no vlmctl in this build")
+    def test_vlmctl_chooses(self):
+        def vlmctl(*args, rc=0):
+            p = subprocess.run([os.environ["VLMCTL"], "--bus", self.bus.address, *args], capture_output=True, text=True,
+                               timeout=60)
+            self.assertEqual(p.returncode, rc, p.stderr)
+            return p.stdout if rc == 0 else p.stderr
+
+        def configuration(name):
+            return json.loads(vlmctl("stream", "show", name, "--json"))["Configuration"]
+
+        vlmctl("stream", "add", "chosen", FAST + "&seconds=100&fps=10", "--realtime", "--tokens-per-frame", "4", "--reducer",
+               "diverse:critical=1,uniform=0.5", "--policy", "sink_window:window=3")
+        conf = configuration("chosen")
+        self.assertEqual((conf["TokensPerFrame"], conf["Reducer"], conf["Policy"]),
+                         (4, "diverse:critical=1,uniform=0.5", "sink_window:window=3"))
+        vlmctl("stream", "set", "chosen", "--tokens-per-frame", "0", "--reducer", "none", "--every", "2s")
+        conf = configuration("chosen")
+        self.assertEqual((conf["TokensPerFrame"], conf["Reducer"], conf["SampleIntervalUSec"]), (0, "none", 2000000))
+        self.assertIn("'diverse'", vlmctl("stream", "set", "chosen", "--reducer", "divers", rc=1))
+        self.assertEqual(configuration("chosen")["Reducer"], "none")
+        vlmctl("stream", "set", "chosen", rc=2)
+        vlmctl("stream", "set", "chosen", "--tokens-per-frame", "5000000000", rc=2)
 
     def test_questions_and_captions_are_not_logged(self):
         s = self.client.add("quiet", FAST + "&seconds=5", Instruction=("s", "secret instruction"))

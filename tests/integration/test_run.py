@@ -361,6 +361,50 @@ class Plan(Case):
             self.run_vlmd(*args, word="plan", rc=2)
 
 
+class Offers(Case):
+    """What may be chosen is what the lists say."""
+
+    def offers(self, word):
+        return json.loads(self.run_vlmd("--json", word=word)[0])
+
+    def test_lists(self):
+        for word in "reducers", "policies":
+            out, err = self.run_vlmd(word=word, program=VLMCTL)
+            self.assertEqual(err, "")
+            offers = self.offers(word)
+            self.assertEqual([o["name"] for o in offers], re.findall(r"(?m)^([a-z]\S*)", out))
+            for option in [p for o in offers for p in o["options"]]:
+                self.assertRegex(out, rf"(?m)^ +{option['name']} ")
+                if option["type"] == "number":
+                    self.assertTrue(option["min"] <= option["default"] <= option["max"], option)
+            self.run_vlmd("x", word=word, rc=2)
+        self.assertIn("uniform", [o["name"] for o in self.offers("reducers")])
+        self.assertIn("sink_window", [o["name"] for o in self.offers("policies")])
+
+    def test_all_run(self):
+        seconds = 4
+        for o in self.offers("reducers"):
+            if o["needs_question"]:
+                _, err = self.run_vlmd(FAST, *TINY, "--reducer", o["name"], rc=2)
+                self.assertIn("needs a question", err)
+                continue
+            written = o["name"] + ":" + ",".join(f"{p['name']}={p['default']}" for p in o["options"] if p["type"] == "number")
+            for more in ["--tokens-per-frame", "3"], []:
+                got, err = self.records(FAST + f"&seconds={seconds}", *TINY, "--reducer", written.rstrip(":"), *more)
+                self.assertEqual((of_type(got, "end")[0]["frames"], err), (seconds, ""), o["name"])
+        for o in self.offers("policies"):
+            self.run_vlmd(FAST + "&seconds=2", *TINY, "--policy", o["name"])
+
+    def test_wrong(self):
+        for args, word in ((["--reducer", "unifrom"], "uniform"), (["--reducer", "uniform:x=1"], "'x'"),
+                           (["--reducer", "temporal_diff:treshold=1"], "threshold"), (["--reducer", ":"], "NAME"),
+                           (["--reducer", "temporal_diff:threshold=7"], "between"), (["--reducer", "diverse:uniform"], "KEY=VALUE"),
+                           (["--policy", "sink_windw"], "sink_window"), (["--policy", "sink_window:window=x"], "number"),
+                           (["--tokens-per-frame", "-1"], "tokens-per-frame")):
+            _, err = self.run_vlmd(FAST, *TINY, *args, rc=2)
+            self.assertIn(word, err)
+
+
 class Manual(Case):
     """A page says all that --help says."""
 
@@ -369,7 +413,7 @@ class Manual(Case):
 
     def test_options(self):
         page = self.page("vlmd.1")
-        for word in ("run", "check", "plan", None):
+        for word in ("run", "check", "plan", "reducers", "policies", None):
             args = [VLMD, word, "--help"] if word else [VLMD, "--help"]
             text = subprocess.run(args, capture_output=True, text=True, check=True, env=self.env).stdout
             for option in re.findall(r"--[a-z][a-z-]*", text):
@@ -397,6 +441,7 @@ class Vlmctl(Case):
         self.assertIn("add", words("vlmctl", "stream", ""))
         self.assertIn("--every", words("vlmctl", "--bus", "x", "stream", "add", "--ev"))
         self.assertEqual(words("vlmctl", "watch", "po"), ["porch"])
+        self.assertEqual(words("vlmctl", "run", "--reducer", ""), ["porch"])
         self.run_vlmd("fish", program=VLMCTL, word="completion", rc=2)
 
     def test_it_becomes_vlmd(self):

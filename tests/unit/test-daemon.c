@@ -284,6 +284,9 @@ static void configuration_errors_explain_themselves(void **state)
         {"stream", "[Stream]\nUri=test:\nSampleInterval=1us\n", "interval"},
         {"stream", "[Stream]\nUri=test:\nSampleInterval=soon\n", "a time like"},
         {"stream", "[Stream]\nUri=test:\nGate=open\n", "none or change"},
+        {"stream", "[Stream]\nUri=test:\nReducer=unifrom\n", "did you mean 'uniform'"},
+        {"stream", "[Stream]\nUri=test:\nReducer=temporal_diff:refresh=0\n", "must lie between"},
+        {"stream", "[Stream]\nUri=test:\nPolicy=sink_window:widow=3\n", "did you mean 'window'"},
     };
     for (size_t i = 0; i < sizeof(bad) / sizeof(*bad); i++) {
         vl_auto(vl_config) c = NULL;

@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: MIT */
+/* Copyright vlmd contributors */
+/*
+ * Reducers and policies between their written form, in which people and files choose them, and the engine's
+ * options. Main thread.
+ */
+#include "daemon/chosen.h"
+
+#include <string.h>
+
+static bool is_none(const char *reducer)
+{
+    return !*reducer || !strcmp(reducer, "none");
+}
+
+int vl_chosen_read(struct vl_chosen *ret, const char *reducer, const char *policy, uint32_t window_frames,
+                   struct vl_error *err)
+{
+    double window = 0;
+    int r = 0;
+    *ret = (struct vl_chosen){.reducer = ""};
+    if (reducer && !is_none(reducer))
+        r = vl_params_parse(reducer, ret->reducer, sizeof(ret->reducer), &ret->reducer_params, err);
+    if (r == 0 && policy && *policy)
+        r = vl_params_parse(policy, ret->policy, sizeof(ret->policy), &ret->policy_params, err);
+    if (r == 0 && !ret->policy_params)
+        r = vl_params_new(&ret->policy_params);
+    if (r < 0)
+        return r;
+    bool said = vl_params_f64(ret->policy_params, "window", &window) < 0 || window != 0;
+    return window_frames && !said ? vl_params_set_f64(ret->policy_params, "window", window_frames) : 0;
+}
+
+void vl_chosen_done(struct vl_chosen *c)
+{
+    c->reducer_params = vl_params_unref(c->reducer_params);
+    c->policy_params = vl_params_unref(c->policy_params);
+}
+
+void vl_chosen_apply(const struct vl_chosen *c, struct vl_session_opts *o)
+{
+    o->reducer = c->reducer[0] ? c->reducer : NULL;
+    o->policy = c->policy[0] ? c->policy : NULL;
+    o->reducer_params = c->reducer_params;
+    o->policy_params = c->policy_params;
+}
+
+int vl_chosen_check(enum vl_offer_kind kind, const char *key, const char *text, struct vl_error *err)
+{
+    vl_auto(vl_params) p = NULL;
+    char name[VL_CHOSEN_NAME];
+    struct vl_error why = {0};
+    if (!text || !*text || (kind == VL_OFFER_REDUCER && is_none(text)))
+        return 0;
+    int r = vl_params_parse(text, name, sizeof(name), &p, &why);
+    if (r == 0)
+        r = vl_offer_check(kind, name, p, true, &why);
+    return r < 0 ? vl_error_set(err, r, "%s: %s", key, why.msg) : 0;
+}

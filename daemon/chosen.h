@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: MIT */
+/* Copyright vlmd contributors */
+#ifndef VL_DAEMON_CHOSEN_H
+#define VL_DAEMON_CHOSEN_H
+#include "base/params.h"
+#include "engine/engine.h"
+#include "engine/offers.h"
+
+/* A reducer and a policy as the engine takes them, read from their written form, NAME:KEY=VALUE,... Owns
+ * what the engine's options borrow. */
+enum { VL_CHOSEN_NAME = 65 };
+struct vl_chosen {
+    char reducer[VL_CHOSEN_NAME], policy[VL_CHOSEN_NAME]; /* empty: not said */
+    struct vl_params *reducer_params, *policy_params;
+};
+/* Either text may be NULL, and a reducer may be "none". window_frames: of the policy, unless its text says
+ * its own; 0: not said. -EINVAL: a text that is not of that form. To be done in any case. */
+int vl_chosen_read(struct vl_chosen *ret, const char *reducer, const char *policy, uint32_t window_frames,
+                   struct vl_error *err);
+void vl_chosen_done(struct vl_chosen *c);
+/* Into the options, which then live no longer than c. */
+void vl_chosen_apply(const struct vl_chosen *c, struct vl_session_opts *o);
+/* Of one of them, before there is an engine: its form, name and options. key: how the user calls it. */
+int vl_chosen_check(enum vl_offer_kind kind, const char *key, const char *text, struct vl_error *err);
+#endif

@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: MIT */
+/* Copyright vlmd contributors */
+/* The two registries seen from above. */
+#include "engine/offers.h"
+
+#include "kvcache/policy.h"
+#include "tokenprune/reducer.h"
+
+/* The registry may not be run through with i alone: it ends with NULL and says nowhere how long it is. */
+static bool reaches(const void *const *table, size_t i)
+{
+    for (size_t k = 0; k <= i; k++)
+        if (!table[k])
+            return false;
+    return true;
+}
+
+static struct vl_offer offer_reducer(const struct vl_reducer_ops *o)
+{
+    struct vl_offer ret = {.name = o->name,
+                           .paper = o->paper,
+                           .params = o->params,
+                           .needs_question = o->needs_question,
+                           .own_measure = o->own_measure};
+    size_t n = 0;
+    if (o->view)
+        ret.stage[n++] = "before the encoder";
+    if (o->in_encoder)
+        ret.stage[n++] = "in the encoder";
+    if (o->after_projector)
+        ret.stage[n++] = "after the projector";
+    if (o->in_decoder)
+        ret.stage[n++] = "in the decoder";
+    return ret;
+}
+
+int vl_offer_get(enum vl_offer_kind kind, size_t i, struct vl_offer *ret)
+{
+    const void *const *table =
+        kind == VL_OFFER_REDUCER ? (const void *const *)vl_reducers : (const void *const *)vl_kv_policies;
+    if (!reaches(table, i))
+        return -ENOENT;
+    if (kind == VL_OFFER_REDUCER)
+        *ret = offer_reducer(vl_reducers[i]);
+    else
+        *ret = (struct vl_offer){.name = vl_kv_policies[i]->name,
+                                 .paper = vl_kv_policies[i]->paper,
+                                 .params = vl_kv_policies[i]->params};
+    return 0;
+}
+
+int vl_offer_check(enum vl_offer_kind kind, const char *name, const struct vl_params *p, bool on_arrival,
+                   struct vl_error *err)
+{
+    const struct vl_reducer_ops *reducer = NULL;
+    const struct vl_kv_policy *policy = NULL;
+    int r = kind == VL_OFFER_REDUCER ? vl_reducer_find(&reducer, name, err)
+                                     : vl_kv_policy_find(&policy, name, err);
+    if (r == 0 && on_arrival && reducer && reducer->needs_question)
+        r = vl_error_set(err, -EINVAL, "reducer '%s' needs a question, and frames arrive with none", name);
+    return r < 0 ? r : vl_params_check(p, reducer ? reducer->params : policy->params, err);
+}
