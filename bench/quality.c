@@ -268,6 +268,7 @@ static void read_options(struct options *o, int argc, char **argv)
         {"sweep", required_argument, NULL, 'S'},
         {"jobs", required_argument, NULL, 'j'},
         {"timed", required_argument, NULL, 'T'},
+        {"seconds", required_argument, NULL, 'D'},
         {"percents", required_argument, NULL, 'P'},
         {NULL, 0, NULL, 0},
     };
@@ -327,6 +328,9 @@ static void read_options(struct options *o, int argc, char **argv)
         case 'T':
             o->sweep.n_timed = number(optarg);
             break;
+        case 'D':
+            o->sweep.n_seconds = number(optarg);
+            break;
         case 'P':
             read_percents(&o->sweep, optarg);
             break;
@@ -337,7 +341,7 @@ static void read_options(struct options *o, int argc, char **argv)
         vl_feed_die("usage: quality --model FILE --mmproj FILE [--backend NAME] [--scenes N] [--first N] "
                     "[--seed N] [--event-rate X] [--blind] [--wrong] [--csv] [--floors] "
                     "[--reducer NAME[:KEY=VALUE,...]] [--tokens-per-frame N] [--policy NAME[:KEY=VALUE,...]] "
-                    "[--sweep FILE.csv [--jobs N] [--timed N] [--percents N,N,...]]");
+                    "[--sweep FILE.csv [--jobs N] [--timed N] [--seconds N] [--percents N,N,...]]");
     *(o->how.question_reducer ? &o->how.question_tokens : &o->how.tokens) = tokens;
 }
 

@@ -176,13 +176,20 @@ static void sit(const struct sweep *w, struct vl_feed *f, const struct vl_sweep_
 
 /* ---- first pass: right and wrong ---- */
 
+static void draw(const struct sweep *w, uint32_t index, struct vl_exam *ret)
+{
+    vl_exam_draw(ret, w->o->first + index, w->o->event_rate, false);
+    if (w->o->n_seconds && w->o->n_seconds < ret->n_seconds)
+        ret->n_seconds = w->o->n_seconds;
+}
+
 /* Every n_jobs-th scene, by settings [from, to). In a child. */
 static void sit_share(const struct sweep *w, uint32_t job, uint32_t from, uint32_t to)
 {
     static struct vl_feed engine[ENGINES];
     for (uint32_t i = job; i < w->o->n_scenes; i += w->o->n_jobs) {
         struct vl_exam e;
-        vl_exam_draw(&e, w->o->first + i, w->o->event_rate, false);
+        draw(w, i, &e);
         for (uint32_t k = from; k < to; k++)
             sit(w, feed_of(w, engine, &w->setting[k]), &w->setting[k], &e,
                 &w->score[k * (size_t)w->o->n_scenes + i]);
@@ -334,7 +341,7 @@ static void time_all(const struct sweep *w, struct vl_sweep_timing *ret)
     if (!exam)
         vl_feed_die("no memory for %u scenes", n);
     for (uint32_t i = 0; i < n; i++)
-        vl_exam_draw(&exam[i], w->o->first + i, w->o->event_rate, false);
+        draw(w, i, &exam[i]);
     vl_feed_open(&plain, &o);
     for (uint32_t k = 0; k < w->n_settings && n; k++) {
         (void)fprintf(stderr, "sweep: time of %s at %u %%\n", w->setting[k].name, w->setting[k].percent);
@@ -354,6 +361,8 @@ void vl_sweep(const struct vl_sweep_opts *opts)
     static struct sweep w;
     struct vl_sweep_opts o = *opts;
     char about[512];
+    if (!o.n_seconds || o.n_seconds > VL_QUIZ_EXAM_SECONDS)
+        o.n_seconds = VL_QUIZ_EXAM_SECONDS;
     if (!o.n_jobs)
         o.n_jobs = (uint32_t)sysconf(_SC_NPROCESSORS_ONLN);
     if (!o.n_scenes)
@@ -373,10 +382,10 @@ void vl_sweep(const struct vl_sweep_opts *opts)
     time_all(&w, timing);
     (void)snprintf(
         about, sizeof(about),
-        "%s, %u tokens a frame; %u scenes of %d s from %u on, event rate %.2f; time on %u of them, "
+        "%s, %u tokens a frame; %u scenes of %u s from %u on, event rate %.2f; time on %u of them, "
         "one thread; window %.0f bytes",
-        w.model, w.tokens_per_frame, o.n_scenes, VL_QUIZ_EXAM_SECONDS, o.first, (double)o.event_rate,
-        o.n_timed, w.window_bytes);
+        w.model, w.tokens_per_frame, o.n_scenes, o.n_seconds, o.first, (double)o.event_rate, o.n_timed,
+        w.window_bytes);
     vl_sweep_report(&(struct vl_sweep_result){w.setting, w.score, timing, w.n_settings, o.n_scenes, about},
                     o.csv);
     free(timing);

@@ -14,6 +14,7 @@ enum { VL_SWEEP_SCENES = 100, VL_SWEEP_TIMED = 3, VL_SWEEP_PERCENTS = 8 };
 struct vl_sweep_opts {
     const char *model, *mmproj, *backend, *csv;
     uint32_t first, n_scenes, n_timed, n_jobs; /* n_jobs 0: one for each CPU */
+    uint32_t n_seconds;                        /* of each scene, 0: all */
     uint32_t percent[VL_SWEEP_PERCENTS], n_percents;
     float event_rate;
 };
