@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /* Copyright vlmd contributors */
 /*
- * The test source: the drawn world at any size and rate, with a script of faults. One thread of its own that
- * draws only what is wanted. Same URI, same pictures; a stream that goes on at start_ns goes on in the same
- * world.
+ * The test source: a drawn world (pipelines/script.h) at any size and rate, with a script of faults. One
+ * thread of its own that draws only what is wanted. Same URI, same pictures; a stream that goes on at
+ * start_ns goes on in the same world.
  */
 #include "base/clock.h"
 #include "base/frame_socket.h"
+#include "pipelines/script.h"
 #include "pipelines/source.h"
-#include "pipelines/world.h"
 
 #include <math.h>
 #include <poll.h>
@@ -20,7 +20,14 @@
 #include <string.h>
 #include <sys/eventfd.h>
 
-enum { MAX_FAULTS = 16, MAX_SIDE = 4096, GAP_SECONDS = 10 };
+enum {
+    MAX_FAULTS = 16,
+    MAX_SIDE = 4096,
+    GAP_SECONDS = 10,
+    DROP_SECONDS = 4,
+    JUMP_SECONDS = 3600,
+    SEEK_SECONDS = 4096
+};
 
 enum fault_kind {
     FAULT_STALL,
@@ -28,10 +35,15 @@ enum fault_kind {
     FAULT_CRASH,
     FAULT_ERROR,
     FAULT_GAP,
-    FAULT_CORRUPT,
+    FAULT_DROP,
+    FAULT_BACK,
+    FAULT_AHEAD,
+    FAULT_CUT,
+    FAULT_CORRUPT, /* this one and the next last, all others strike once */
     FAULT_GEOMETRY
 };
-static const char *const fault_name[] = {"stall", "hang", "crash", "error", "gap", "corrupt", "geometry"};
+static const char *const fault_name[] = {"stall", "hang",  "crash", "error",   "gap",     "drop",
+                                         "back",  "ahead", "cut",   "corrupt", "geometry"};
 
 struct fault {
     enum fault_kind kind;
@@ -41,7 +53,11 @@ struct fault {
 
 struct test_source {
     bool crash; /* after the next picture */
-    struct vl_world *world;
+    struct vl_script *script;
+    struct vl_script_options options; /* of it; its name is not kept */
+    char world[32];
+    uint64_t n_cuts;
+    int64_t stamp_ns; /* added to the times of the pictures */
     struct vl_source_limits limits;
     double fps;
     int64_t seconds;
@@ -67,8 +83,15 @@ static const struct vl_param_desc test_params[] = {
     {"move-share", "share of motions among events", -1, 0, 1},
     {"start", "objects at the start", -1, 0, VL_WORLD_MAX_OBJECTS},
     {"max-objects", "objects at most", -1, 0, VL_WORLD_MAX_OBJECTS},
-    {"noise", "of the sensor", -1, 0, 1},
+    {"noise", "of the world's camera", -1, 0, 1},
     {"artefacts", "of a codec", -1, 0, 1},
+    {"world", "seeded, or the name of a scripted one", 0, 1, 0},
+    {"order", "forward, backward or shuffled", 0, 1, 0},
+    {"at", "second of what a scripted world shows once", -1, 0, 1e6},
+    {"every", "seconds until it is shown again; 0: never", 0, 0, 1e6},
+    {"px", "pixels across, or a second", -1, 0, MAX_SIDE},
+    {"flicker", "depth of it, of the lamp", 0, 0, 1},
+    {"sigma", "of more noise, of 255", 0, 0, 128},
     {"fault", "kind@second, joined by commas", 0, 1, 0},
     {NULL, NULL, 0, 0, 0},
 };
@@ -135,12 +158,15 @@ static int parse_faults(struct test_source *t, const char *text, struct vl_error
         if (i == N || (text[used] && text[used] != ',') || !(at >= 0 && at < 1e9))
             return vl_error_set(
                 err, -EINVAL,
-                "fault=%.64s: write kind@second, with stall hang crash error gap corrupt geometry", text);
+                "fault=%.64s: write kind@second, with stall hang crash error gap drop back ahead cut "
+                "corrupt geometry",
+                text);
         if (t->n_faults == MAX_FAULTS)
             return vl_error_set(err, -EINVAL, "more than %d faults", MAX_FAULTS);
         struct fault *f = &t->fault[t->n_faults++];
         *f = (struct fault){.kind = (enum fault_kind)i, .at_ns = (int64_t)llround(at * 1e9)};
         f->done = f->kind < FAULT_CORRUPT && t->limits.start_ns > 0 && f->at_ns <= t->limits.start_ns;
+        t->n_cuts += f->done && f->kind == FAULT_CUT;
         text += used + (text[used] == ',');
     }
     return 0;
@@ -153,24 +179,59 @@ static void world_option(const struct vl_params *p, const char *key, float *inou
     *inout = (float)v;
 }
 
+/* The world behind the cuts so far. */
+static int open_script(struct test_source *t, struct vl_error *err)
+{
+    struct vl_script_options o = t->options;
+    struct vl_script *script = NULL;
+    o.name = t->world;
+    o.seeded.seed += t->n_cuts;
+    int r = vl_script_new(&o, &script, err);
+    if (r < 0)
+        return r;
+    (void)vl_script_unref(t->script);
+    t->script = script;
+    return 0;
+}
+
+static int parse_order(struct test_source *t, const char *text, struct vl_error *err)
+{
+    static const char *const name[] = {"forward", "backward", "shuffled"}; /* by enum vl_script_order */
+    for (int32_t i = 0; i < 3; i++)
+        if (!strcmp(text, name[i])) {
+            t->options.order = i;
+            return 0;
+        }
+    return vl_error_set(err, -EINVAL, "order=%.32s: write forward, backward or shuffled", text);
+}
+
 static int open_world(struct test_source *t, const struct vl_params *p, struct vl_error *err)
 {
     double seed = 1, start = -1, most = -1;
+    const char *world = vl_script_name(0), *order = "forward";
     (void)vl_params_f64(p, "seed", &seed);
     (void)vl_params_f64(p, "start", &start);
     (void)vl_params_f64(p, "max-objects", &most);
-    struct vl_world_options o = vl_world_default_options((uint64_t)seed);
-    o.aspect = (float)t->width / (float)t->height;
-    world_option(p, "event-rate", &o.event_rate);
-    world_option(p, "move-share", &o.move_share);
-    world_option(p, "noise", &o.noise);
-    world_option(p, "artefacts", &o.artefacts);
+    (void)vl_params_str(p, "world", &world);
+    (void)vl_params_str(p, "order", &order);
+    t->options = vl_script_default_options((uint64_t)seed, t->width, t->height);
+    struct vl_world_options *o = &t->options.seeded;
+    world_option(p, "event-rate", &o->event_rate);
+    world_option(p, "move-share", &o->move_share);
+    world_option(p, "noise", &o->noise);
+    world_option(p, "artefacts", &o->artefacts);
     if (start >= 0)
-        o.n_start = (int32_t)start;
+        o->n_start = (int32_t)start;
     if (most >= 0)
-        o.max_objects = (int32_t)most;
-    int r = vl_world_open(&o, &t->world);
-    return r < 0 ? vl_error_set(err, r, "the drawn world does not take these options") : 0;
+        o->max_objects = (int32_t)most;
+    (void)vl_params_f64(p, "at", &t->options.at);
+    (void)vl_params_f64(p, "every", &t->options.every);
+    (void)vl_params_f64(p, "px", &t->options.px);
+    (void)vl_params_f64(p, "flicker", &t->options.flicker);
+    (void)vl_params_f64(p, "sigma", &t->options.sigma);
+    (void)snprintf(t->world, sizeof(t->world), "%s", world);
+    int r = parse_order(t, order, err);
+    return r < 0 ? r : open_script(t, err);
 }
 
 static int test_open(void *state, const char *uri, int fd, const struct vl_source_limits *limits,
@@ -229,9 +290,8 @@ static int draw(struct test_source *t, int64_t pts_ns, bool corrupt, bool half)
     w = w < 8 ? 8 : w;
     h = h < 8 ? 8 : h;
     int64_t second = (pts_ns + VL_NSEC_PER_SEC - 1) / VL_NSEC_PER_SEC;
-    double fraction = pts_ns % VL_NSEC_PER_SEC ? (double)(pts_ns % VL_NSEC_PER_SEC) / 1e9 : 1.0;
-    while (vl_world_truth(t->world)->second < second && !atomic_load(&t->stopping))
-        vl_world_step(t->world);
+    for (int64_t at; (at = vl_script_truth(t->script)->second) < second && !atomic_load(&t->stopping);)
+        vl_script_seek(t->script, at + SEEK_SECONDS < second ? at + SEEK_SECONDS : second);
     struct vl_frame f = {.plane = {t->pixels},
                          .stride = {3 * w},
                          .width = w,
@@ -239,17 +299,16 @@ static int draw(struct test_source *t, int64_t pts_ns, bool corrupt, bool half)
                          .format = VL_PIXFMT_RGB24,
                          .matrix = VL_MATRIX_RGB,
                          .range = VL_RANGE_FULL,
-                         .flags = t->flags | (corrupt ? VL_FRAME_CORRUPT : 0),
-                         .pts_ns = pts_ns,
+                         .flags = t->flags | (corrupt ? VL_FRAME_CORRUPT : 0) |
+                                  (vl_script_is_cut(t->script, second) ? VL_FRAME_GAP : 0),
+                         .pts_ns = pts_ns + t->stamp_ns,
                          .wall_ns = vl_clock_wall_ns(),
                          .seq = t->seq};
     t->flags = 0;
     if (corrupt) {
         fill_noise(t, (size_t)w * h * 3);
     } else {
-        struct vl_world_scene scene;
-        vl_world_scene_at(t->world, fraction, &scene);
-        int r = vl_world_draw(&scene, (int)w, (int)h, 3 * (size_t)w, t->pixels, NULL);
+        int r = vl_script_draw(t->script, pts_ns, (int)w, (int)h, 3 * (size_t)w, t->pixels);
         if (r < 0)
             return r;
     }
@@ -285,6 +344,13 @@ static bool strike(struct test_source *t, int64_t *pts_ns, struct vl_error *err)
             *pts_ns += GAP_SECONDS * VL_NSEC_PER_SEC;
             t->flags |= VL_FRAME_GAP;
         }
+        if (f->kind == FAULT_DROP)
+            *pts_ns += DROP_SECONDS * VL_NSEC_PER_SEC;
+        if (f->kind == FAULT_BACK || f->kind == FAULT_AHEAD)
+            t->stamp_ns += (f->kind == FAULT_BACK ? -JUMP_SECONDS : JUMP_SECONDS) * VL_NSEC_PER_SEC;
+        t->n_cuts += f->kind == FAULT_CUT;
+        if (f->kind == FAULT_CUT && open_script(t, err) < 0)
+            return true;
     }
     return false;
 }
@@ -314,7 +380,7 @@ static void *test_run(void *arg)
             return NULL;
         if (t->seconds && pts >= t->seconds * VL_NSEC_PER_SEC)
             break;
-        int wanted = t->out.want(t->out.user, pts);
+        int wanted = t->out.want(t->out.user, pts + t->stamp_ns);
         if (wanted < 0)
             return NULL;
         t->seq++;
@@ -362,7 +428,7 @@ static void test_close(void *state)
     struct test_source *t = state;
     if (!t->opened)
         return;
-    t->world = vl_world_close(t->world);
+    t->script = vl_script_unref(t->script);
     free(t->pixels);
     t->pixels = NULL;
     vl_closep(&t->stop_fd);
@@ -371,7 +437,8 @@ static void test_close(void *state)
 
 const struct vl_source_ops vl_source_test = {
     .scheme = "test",
-    .help = "the drawn world, with scripted faults: test:?seed=1&seconds=60&size=640x360&fps=10&fault=gap@5",
+    .help =
+        "drawn worlds, with scripted faults: test:?world=blink&seed=1&seconds=60&size=640x360&fault=gap@5",
     .params = test_params,
     .state_size = sizeof(struct test_source),
     .max_step_ns = 20 * VL_NSEC_PER_SEC, /* its own gaps are 10 s */

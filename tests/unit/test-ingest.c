@@ -218,6 +218,17 @@ static void test_faults(void **state)
     assert_int_equal(c.last.code, -EBADMSG);
     assert_int_equal(strncmp(c.last.reason, "decode: ", 8), 0);
     assert_int_equal(reap(&c), 1);
+    /* What no flag says: four seconds missing; a clock an hour ahead, and back again, which the sampler finds
+     * out within three pictures. */
+    spawn(&c,
+          (const char *[]){"--source=test",
+                           "--uri=test:?seconds=20&size=64x48&fault=drop@4,ahead@9.5,back@14.5", NULL},
+          1);
+    assert_true(pump(&c, 100, PATIENCE_MS));
+    assert_int_equal(c.n_frames, 16);
+    assert_int_equal(c.n_gaps, 2);
+    assert_int_equal(c.last_pts, 19 * VL_NSEC_PER_SEC);
+    assert_int_equal(reap(&c), 0);
     spawn(&c, (const char *[]){"--source=test", "--uri=test:?size=64x48&fault=stall@3", NULL}, 1);
     assert_false(pump(&c, 100, 4000));
     assert_int_equal(c.n_frames, 3);
@@ -236,9 +247,11 @@ static void test_refusals(void **state)
 {
     (void)state;
     static const char *const uri[] = {
-        "--uri=test:?sed=1",        "--uri=test:?seed=x",      "--uri=test:?size=4x4", "--uri=test:?size=64",
-        "--uri=test:?fault=burn@1", "--uri=test:?fault=gap",   "--uri=test:?fps=0",    "--uri=test:?seed",
-        "--uri=/etc/passwd",        "--uri=test:?size=9x99999"};
+        "--uri=test:?sed=1",        "--uri=test:?seed=x",       "--uri=test:?size=4x4",
+        "--uri=test:?size=64",      "--uri=test:?fault=burn@1", "--uri=test:?fault=gap",
+        "--uri=test:?fps=0",        "--uri=test:?seed",         "--uri=/etc/passwd",
+        "--uri=test:?size=9x99999", "--uri=test:?world=flat",   "--uri=test:?order=up",
+        "--uri=test:?flicker=2"};
     for (size_t i = 0; i < sizeof(uri) / sizeof(*uri); i++) {
         struct child c;
         spawn(&c, (const char *[]){"--source=test", uri[i], NULL}, 1);
