@@ -138,6 +138,29 @@ int vl_check_attention(const struct vl_tensor *y, const struct vl_tensor *q, con
     return 0;
 }
 
+int vl_check_probe(const struct vl_tensor *ret, const struct vl_tensor *q, const struct vl_kv_view *kv,
+                   const struct vl_probe_params *p)
+{
+    if (!is_rows(ret, VL_F32) || ret->n_dims != 2 || !is_rows(q, VL_F32) || q->n_dims != 3 ||
+        q->dim[2] == 0 || q->dim[2] > VL_ATTN_HEAD_DIM || !sees(kv, q->dim[1], q->dim[2]) ||
+        ret->dim[0] != kv->n_kv_heads || ret->dim[1] != kv->n_tokens ||
+        (p->key_bias && !is_vector(p->key_bias, kv->n_tokens)) || !p->key_pos != !p->rope)
+        return -EINVAL;
+    for (uint32_t i = 0; p->visible && i < q->dim[0]; i++)
+        if (p->visible[i][0] > p->visible[i][1] || p->visible[i][1] > kv->n_tokens)
+            return -EINVAL;
+    return p->rope ? vl_check_rope(q, p->key_pos, p->rope) : 0;
+}
+
+int vl_scratch_probe(struct vl_exec *x, struct vl_tensor *ret, const struct vl_tensor *q,
+                     const struct vl_kv_view *kv)
+{
+    uint32_t n = kv->n_tokens / VL_PROBE_STRETCH + (kv->n_tokens % VL_PROBE_STRETCH != 0), rows;
+    if (__builtin_mul_overflow(q->dim[0], q->dim[1], &rows))
+        return -ENOMEM;
+    return vl_scratch_3d(x, ret, VL_F32, 2, n + 1, rows);
+}
+
 int vl_check_patchify(const struct vl_tensor *y, const struct vl_tensor *img, uint32_t patch)
 {
     if (!is_rows(y, VL_F32) || !is_rows(img, VL_U8) || y->n_dims != 2 || img->n_dims != 3 ||

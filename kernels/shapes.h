@@ -17,9 +17,17 @@ int vl_check_add(const struct vl_tensor *y, const struct vl_tensor *a, const str
 int vl_check_gather(const struct vl_tensor *y, const struct vl_tensor *table, const struct vl_tensor *index);
 int vl_check_attention(const struct vl_tensor *y, const struct vl_tensor *q, const struct vl_attn_seq *seq,
                        uint32_t n_seqs, const struct vl_attn_params *p);
+int vl_check_probe(const struct vl_tensor *ret, const struct vl_tensor *q, const struct vl_kv_view *kv,
+                   const struct vl_probe_params *p);
 int vl_check_patchify(const struct vl_tensor *y, const struct vl_tensor *img, uint32_t patch);
 int vl_check_copy(const struct vl_tensor *dst, const struct vl_tensor *src);
 
 /* b is one row of d values that add puts on every row of a, rather than a tensor of a's shape. */
 bool vl_is_row_of(const struct vl_tensor *b, const struct vl_tensor *a);
+
+/* What a probe keeps of its rows, [2, n_stretches + 1, n_q * n_heads] f32 in scratch: a softmax state for
+ * each stretch of so many slots, and one for all. */
+enum { VL_PROBE_STRETCH = 256 };
+int vl_scratch_probe(struct vl_exec *x, struct vl_tensor *ret, const struct vl_tensor *q,
+                     const struct vl_kv_view *kv);
 #endif

@@ -73,7 +73,7 @@ enum { VL_ATTN_KEYS = 64, VL_ATTN_ROWS = 96, VL_ATTN_HEAD_DIM = 256 };
 struct vl_attn_tile {
     const float *q;            /* [n_rows, d], already scaled */
     const float *kt;           /* [d, VL_ATTN_KEYS], of which n_keys columns count; the rest is finite */
-    const float *v;            /* [n_keys, d] */
+    const float *v;            /* [n_keys, d]; NULL, and o with it: m and l alone move on */
     const float *bias;         /* [n_keys] or NULL */
     const uint32_t (*seen)[2]; /* [n_rows] [from, to), to <= n_keys */
     float *m, *l;              /* [n_rows] */
@@ -81,11 +81,15 @@ struct vl_attn_tile {
     size_t n_rows, n_keys, d;  /* up to VL_ATTN_ROWS, VL_ATTN_KEYS, VL_ATTN_HEAD_DIM */
 };
 typedef void (*vl_attn_tile_fn)(const struct vl_attn_tile *t);
+/* mass[j] += the sum over the rows that see key j of exp(s - m) / l, with the state of a row as tile left it
+ * after its last key; a row whose l is 0 adds nothing. v and o are not looked at. */
+typedef void (*vl_attn_mass_fn)(float *mass, const struct vl_attn_tile *t);
 /* dst [d, VL_ATTN_KEYS] from src [n_keys, d], rows lds floats apart; columns from n_keys on become zero. */
 typedef void (*vl_attn_turn_fn)(float *dst, const float *src, size_t lds, size_t n_keys, size_t d);
 struct vl_attn_ukernels {
     vl_attn_turn_fn turn;
     vl_attn_tile_fn tile;
+    vl_attn_mass_fn mass;
     const char *variant;
 };
 

@@ -9,6 +9,7 @@
 #include "kernels/cpu/math_avx2.h"
 
 #include <math.h>
+#include <stdbool.h>
 #include <string.h>
 
 enum { MR = 6, KEYS = VL_ATTN_KEYS };
@@ -151,10 +152,11 @@ static float soften_row(float *s, const struct vl_attn_tile *t, size_t r)
     return alpha;
 }
 
-/* Rows [r, r + n), n <= 6. */
-static void some_rows(const struct vl_attn_tile *t, size_t r, size_t n)
+/* s [n, KEYS] = q kt of rows [r, r + n), n <= 6, for the keys that one of them sees, [*ret_from, *ret_to).
+ * False: none sees any. */
+static bool multiply(float *s, const struct vl_attn_tile *t, size_t r, size_t n, size_t *ret_from,
+                     size_t *ret_to)
 {
-    float s[MR * KEYS] __attribute__((aligned(32))), alpha[MR];
     size_t d = t->d, from = KEYS, to = 0;
     for (size_t i = r; i < r + n; i++) {
         if (t->seen[i][0] >= t->seen[i][1])
@@ -162,14 +164,25 @@ static void some_rows(const struct vl_attn_tile *t, size_t r, size_t n)
         from = t->seen[i][0] < from ? t->seen[i][0] : from;
         to = t->seen[i][1] > to ? t->seen[i][1] : to;
     }
+    *ret_from = from;
+    *ret_to = to;
     if (from >= to)
-        return;
-    memset(s, 0, sizeof(s));
+        return false;
+    memset(s, 0, n * KEYS * sizeof(*s));
     for (size_t j = from / 16 * 16; j < to; j += 16)
         tile(n, s + j, KEYS, t->q + r * d, d, t->kt + j, KEYS, d, 16, NULL);
+    return true;
+}
+
+static void some_rows(const struct vl_attn_tile *t, size_t r, size_t n)
+{
+    float s[MR * KEYS] __attribute__((aligned(32))), alpha[MR];
+    size_t d = t->d, from, to;
+    if (!multiply(s, t, r, n, &from, &to))
+        return;
     for (size_t i = 0; i < n; i++)
         alpha[i] = soften_row(s + i * KEYS, t, r + i);
-    for (size_t j = 0; j < d; j += 16)
+    for (size_t j = 0; t->v && j < d; j += 16)
         tile(n, t->o + r * d + j, d, s + from, KEYS, t->v + from * d + j, d, to - from,
              d - j < 16 ? d - j : 16, alpha);
 }
@@ -178,6 +191,29 @@ static void tile_avx2(const struct vl_attn_tile *t)
 {
     for (size_t r = 0; r < t->n_rows; r += MR)
         some_rows(t, r, t->n_rows - r < MR ? t->n_rows - r : MR);
+}
+
+static void add_mass(float *mass, float *s, const struct vl_attn_tile *t, size_t r)
+{
+    const __m256 m = _mm256_set1_ps(t->m[r]), inv = _mm256_set1_ps(1 / t->l[r]);
+    (void)mask_row(s, t, r); /* its largest is in the state */
+    for (size_t j = 0; j < t->n_keys; j += 8) {
+        __m256 p = exp8(_mm256_sub_ps(_mm256_load_ps(s + j), m));
+        size_t n = t->n_keys - j;
+        store_some(mass + j, _mm256_fmadd_ps(p, inv, load_some(mass + j, n)), n);
+    }
+}
+
+static void mass_avx2(float *mass, const struct vl_attn_tile *t)
+{
+    float s[MR * KEYS] __attribute__((aligned(32)));
+    for (size_t r = 0; r < t->n_rows; r += MR) {
+        size_t n = t->n_rows - r < MR ? t->n_rows - r : MR, from, to;
+        bool any = multiply(s, t, r, n, &from, &to);
+        for (size_t i = 0; any && i < n; i++)
+            if (t->l[r + i] > 0)
+                add_mass(mass, s + i * KEYS, t, r + i);
+    }
 }
 
 /* 8 keys x 8 elements: src rows are keys lds apart, dst rows are elements KEYS apart. */
@@ -217,5 +253,5 @@ static void turn_avx2(float *dst, const float *src, size_t lds, size_t n_keys, s
 
 void vl_attn_ukernels_init_avx2(struct vl_attn_ukernels *k)
 {
-    *k = (struct vl_attn_ukernels){turn_avx2, tile_avx2, "avx2"};
+    *k = (struct vl_attn_ukernels){turn_avx2, tile_avx2, mass_avx2, "avx2"};
 }

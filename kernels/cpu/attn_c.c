@@ -14,13 +14,19 @@ static void turn_c(float *dst, const float *src, size_t lds, size_t n_keys, size
             dst[i * VL_ATTN_KEYS + j] = src[j * lds + i];
 }
 
+static double logit(const struct vl_attn_tile *t, size_t r, size_t j)
+{
+    double s = t->bias ? (double)t->bias[j] : 0;
+    for (size_t i = 0; i < t->d; i++)
+        s += (double)t->q[r * t->d + i] * t->kt[i * VL_ATTN_KEYS + j];
+    return s;
+}
+
 static void row_c(const struct vl_attn_tile *t, size_t r)
 {
     double s[VL_ATTN_KEYS], top = t->m[r];
     for (size_t j = t->seen[r][0]; j < t->seen[r][1]; j++) {
-        s[j] = t->bias ? (double)t->bias[j] : 0;
-        for (size_t i = 0; i < t->d; i++)
-            s[j] += (double)t->q[r * t->d + i] * t->kt[i * VL_ATTN_KEYS + j];
+        s[j] = logit(t, r, j);
         top = fmax(top, s[j]);
     }
     if (top == -(double)INFINITY)
@@ -31,7 +37,7 @@ static void row_c(const struct vl_attn_tile *t, size_t r)
         s[j] = exp(s[j] - top);
         sum += s[j];
     }
-    for (size_t i = 0; i < t->d; i++) {
+    for (size_t i = 0; t->v && i < t->d; i++) {
         double o = t->o[r * t->d + i] * old;
         for (size_t j = t->seen[r][0]; j < t->seen[r][1]; j++)
             o += s[j] * t->v[j * t->d + i];
@@ -48,9 +54,20 @@ static void tile_c(const struct vl_attn_tile *t)
             row_c(t, r);
 }
 
+static void mass_c(float *mass, const struct vl_attn_tile *t)
+{
+    for (size_t j = 0; j < t->n_keys; j++) {
+        double sum = mass[j];
+        for (size_t r = 0; r < t->n_rows; r++)
+            if (j >= t->seen[r][0] && j < t->seen[r][1] && t->l[r] > 0)
+                sum += exp(logit(t, r, j) - t->m[r]) / t->l[r];
+        mass[j] = (float)sum;
+    }
+}
+
 void vl_attn_ukernels_init(struct vl_attn_ukernels *k, unsigned isa)
 {
-    *k = (struct vl_attn_ukernels){turn_c, tile_c, "c"};
+    *k = (struct vl_attn_ukernels){turn_c, tile_c, mass_c, "c"};
 #ifdef VL_HAVE_AVX2
     if (isa & VL_ISA_AVX2)
         vl_attn_ukernels_init_avx2(k);

@@ -153,6 +153,7 @@ const struct vl_backend_ops vl_backend_cpu = {
     .add = vl_cpu_add,
     .gather = vl_cpu_gather,
     .attention = vl_cpu_attention,
+    .probe = vl_cpu_probe,
     .patchify = vl_cpu_patchify,
     .copy = vl_cpu_copy,
     .wait = cpu_wait,

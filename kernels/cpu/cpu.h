@@ -22,12 +22,18 @@ struct vl_cpu {
 
 extern const struct vl_backend_ops vl_backend_cpu;
 
+/* n rows of d elements of a cached page, row_bytes apart, as contiguous f32. */
+void vl_cpu_widen(const struct vl_cpu *cpu, float *dst, const char *src, enum vl_dtype t, size_t row_bytes,
+                  size_t n, size_t d);
+
 /* The ops, each in the file of its group; backend.h is their contract. */
 int vl_cpu_pack(struct vl_exec *x, struct vl_tensor *ret, const struct vl_tensor *stored);
 int vl_cpu_matmul(struct vl_exec *x, struct vl_tensor *y, const struct vl_tensor *a,
                   const struct vl_tensor *w);
 int vl_cpu_attention(struct vl_exec *x, struct vl_tensor *y, const struct vl_tensor *q,
                      const struct vl_attn_seq *seq, uint32_t n_seqs, const struct vl_attn_params *p);
+int vl_cpu_probe(struct vl_exec *x, struct vl_tensor *ret, const struct vl_tensor *q,
+                 const struct vl_kv_view *kv, const struct vl_probe_params *p);
 int vl_cpu_rms_norm(struct vl_exec *x, struct vl_tensor *y, const struct vl_tensor *a,
                     const struct vl_tensor *w, float eps);
 int vl_cpu_layer_norm(struct vl_exec *x, struct vl_tensor *y, const struct vl_tensor *a,

@@ -69,8 +69,7 @@ static struct item find_item(const struct job *j, size_t i)
     return it;
 }
 
-/* n rows of d elements, row_bytes apart, as contiguous f32. */
-static void widen(const struct vl_cpu *cpu, float *dst, const char *src, enum vl_dtype t, size_t row_bytes,
+void vl_cpu_widen(const struct vl_cpu *cpu, float *dst, const char *src, enum vl_dtype t, size_t row_bytes,
                   size_t n, size_t d)
 {
     const struct vl_convert_ukernels *c = &cpu->k.convert;
@@ -97,9 +96,9 @@ static void load_keys(const struct job *j, const struct item *it, struct buffers
             k = (const float *)p->k + at * d;
             lds = heads * d;
         } else {
-            widen(j->cpu, b->k + i * d, (const char *)p->k + at * kb, kt, heads * kb, run, d);
+            vl_cpu_widen(j->cpu, b->k + i * d, (const char *)p->k + at * kb, kt, heads * kb, run, d);
         }
-        widen(j->cpu, b->v + i * d, (const char *)p->v + at * vb, vt, heads * vb, run, d);
+        vl_cpu_widen(j->cpu, b->v + i * d, (const char *)p->v + at * vb, vt, heads * vb, run, d);
     }
     j->cpu->k.attn.turn(b->kt, k, lds, n, d);
 }

@@ -212,6 +212,25 @@ static int null_attention(struct vl_exec *x, struct vl_tensor *y, const struct v
     return count(x, VL_OP_ATTENTION, 0, bytes, 4 * seen * q->dim[1] * q->dim[2]);
 }
 
+static int null_probe(struct vl_exec *x, struct vl_tensor *ret, const struct vl_tensor *q,
+                      const struct vl_kv_view *kv, const struct vl_probe_params *p)
+{
+    int r = vl_check_probe(ret, q, kv, p);
+    if (r < 0)
+        return r;
+    struct vl_tensor states; /* so that the arena's peak is right */
+    size_t mark = vl_arena_mark(x->scratch);
+    r = vl_scratch_probe(x, &states, q, kv);
+    vl_arena_reset(x->scratch, mark);
+    uint64_t bytes = bytes_of(ret) + bytes_of(q) + bytes_of(p->key_bias), seen = 0;
+    size_t row = (size_t)kv->n_kv_heads * kv->head_dim;
+    for (uint32_t i = 0; i < kv->n_pages; i++)
+        bytes += kv->page[i].n_tokens * vl_dtype_row_bytes((enum vl_dtype)kv->page[i].k_dtype, row);
+    for (uint32_t i = 0; i < q->dim[0]; i++)
+        seen += p->visible ? p->visible[i][1] - p->visible[i][0] : kv->n_tokens;
+    return count(x, VL_OP_PROBE, r, bytes, 4 * seen * q->dim[1] * q->dim[2]);
+}
+
 static int null_patchify(struct vl_exec *x, struct vl_tensor *y, const struct vl_tensor *img, uint32_t patch,
                          const float mean[3], const float std[3])
 {
@@ -256,6 +275,7 @@ const struct vl_backend_ops vl_backend_null = {
     .add = null_add,
     .gather = null_gather,
     .attention = null_attention,
+    .probe = null_probe,
     .patchify = null_patchify,
     .copy = null_copy,
     .wait = null_wait,

@@ -11,7 +11,7 @@
 struct vl_null_counts {
     uint64_t n[VL_OP_COUNT];     /* ops issued */
     uint64_t bytes[VL_OP_COUNT]; /* of operands and result, each once */
-    uint64_t flops[VL_OP_COUNT]; /* matmul and attention: a multiplication and an addition are two; else 0 */
+    uint64_t flops[VL_OP_COUNT]; /* of products and scores: a multiplication and an addition are 2; else 0 */
 };
 /* device: of this backend. Valid until it is closed; rises with every op. */
 const struct vl_null_counts *vl_null_counts(void *device);

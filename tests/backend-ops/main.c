@@ -9,6 +9,7 @@
 #include "base/workers.h"
 #include "kernels/backend.h"
 #include "kernels/null/null.h"
+#include "kernels/ukernels.h"
 #include "tests/harness.h"
 
 #include <math.h>
@@ -223,34 +224,78 @@ static int run_add(struct env *e, const struct test_case *c)
     return e->x.ops->add(&e->x, &y->dev, &y->dev, &b->dev);
 }
 
+enum { MAX_PAGES = 64, MAX_Q = 512 };
+
+/* Slots a row sees, now and then none. */
+static void make_ranges(struct env *e, uint32_t (*seen)[2], uint32_t n_q, uint32_t n)
+{
+    for (uint32_t i = 0; i < n_q; i++) {
+        seen[i][0] = test_randn(&e->rng, n / 2 + 1);
+        seen[i][1] = i % 7 == 3 ? seen[i][0] : seen[i][0] + test_randn(&e->rng, n - seen[i][0] + 1);
+    }
+}
+
+/* k and v cut into pages of so many slots; the view borrows page. */
+static struct vl_kv_view make_view(const struct buf *k, const struct buf *v, uint32_t n, uint32_t slots,
+                                   struct vl_kv_page page[MAX_PAGES])
+{
+    uint32_t n_pages = (n + slots - 1) / slots;
+    assert_true(n_pages <= MAX_PAGES);
+    for (uint32_t i = 0; i < n_pages; i++)
+        page[i] = (struct vl_kv_page){.k = (char *)k->dev.data + i * slots * k->dev.stride[0],
+                                      .v = v ? (char *)v->dev.data + i * slots * v->dev.stride[0] : NULL,
+                                      .n_tokens = n - i * slots < slots ? n - i * slots : slots,
+                                      .k_dtype = (uint8_t)k->dev.dtype,
+                                      .v_dtype = (uint8_t)k->dev.dtype};
+    return (struct vl_kv_view){page, n_pages, n, 0, k->dev.dim[1], k->dev.dim[2]};
+}
+
 /* d: queries, heads, head_dim, KV heads, tokens, page slots; every row sees its own range. */
 static int run_attention(struct env *e, const struct test_case *c)
 {
     uint32_t n_q = c->d[0], heads = c->d[1], d = c->d[2], kv_heads = c->d[3], n = c->d[4], slots = c->d[5];
-    enum { MAX_PAGES = 64, MAX_Q = 512 };
     static struct vl_kv_page page[MAX_PAGES];
     static uint32_t seen[MAX_Q][2];
     struct buf *y = make(e, VL_F32, 3, c->d, c->pad), *q = fill(e, make(e, VL_F32, 3, c->d, c->pad));
     struct buf *lse = make2(e, VL_F32, n_q, heads, c->pad), *bias = fill(e, make1(e, n ? n : 1));
-    uint32_t n_pages = (n + slots - 1) / slots;
     const uint32_t kv_dim[] = {n ? n : 1, kv_heads, d};
-    assert_true(n_pages <= MAX_PAGES && n_q <= MAX_Q);
+    assert_true(n_q <= MAX_Q);
     struct buf *k = fill(e, make(e, c->dtype, 3, kv_dim, 0)), *v = fill(e, make(e, c->dtype, 3, kv_dim, 0));
-    for (uint32_t i = 0; i < n_pages; i++)
-        page[i] = (struct vl_kv_page){.k = (char *)k->dev.data + i * slots * k->dev.stride[0],
-                                      .v = (char *)v->dev.data + i * slots * v->dev.stride[0],
-                                      .n_tokens = n - i * slots < slots ? n - i * slots : slots,
-                                      .k_dtype = (uint8_t)c->dtype,
-                                      .v_dtype = (uint8_t)c->dtype};
-    for (uint32_t i = 0; i < n_q; i++) { /* now and then nothing */
-        seen[i][0] = test_randn(&e->rng, n / 2 + 1);
-        seen[i][1] = i % 7 == 3 ? seen[i][0] : seen[i][0] + test_randn(&e->rng, n - seen[i][0] + 1);
-    }
-    const struct vl_kv_view kv = {page, n_pages, n, 0, kv_heads, d};
+    make_ranges(e, seen, n_q, n);
+    const struct vl_kv_view kv = make_view(k, v, n, slots, page);
     const struct vl_attn_seq seq[] = {{&kv, 0, n_q / 3}, {&kv, n_q / 3, n_q - n_q / 3}};
     const struct vl_attn_params p = {1 / sqrtf((float)d), n_q % 2 ? (const uint32_t(*)[2])seen : NULL,
                                      n && n_q % 3 ? &bias->dev : NULL, &lse->dev};
     return e->x.ops->attention(&e->x, &y->dev, &q->dev, seq, 2, &p);
+}
+
+/* d: queries, heads, head_dim, KV heads, tokens, page slots. Without rotation where the heads are even. */
+static int run_probe(struct env *e, const struct test_case *c)
+{
+    uint32_t n_q = c->d[0], d = c->d[2], kv_heads = c->d[3], n = c->d[4];
+    static struct vl_kv_page page[MAX_PAGES];
+    static uint32_t seen[MAX_Q][2];
+    static int64_t pos[4096][3];
+    static double freq[VL_ATTN_HEAD_DIM / 2];
+    static const uint8_t axis[VL_ATTN_HEAD_DIM / 2] = {0, 1, 2, 0, 0, 2};
+    struct buf *y = make2(e, VL_F32, kv_heads, n, c->pad), *q = fill(e, make(e, VL_F32, 3, c->d, c->pad));
+    struct buf *bias = fill(e, make1(e, n ? n : 1));
+    struct buf *k = fill(e, make(e, c->dtype, 3, (const uint32_t[]){n ? n : 1, kv_heads, d}, 0));
+    assert_true(n_q <= MAX_Q && n <= 4096);
+    make_ranges(e, seen, n_q, n);
+    for (uint32_t i = 0; i < n; i++)
+        for (int a = 0; a < 3; a++)
+            pos[i][a] = (int64_t)test_randn(&e->rng, 1u << 30);
+    for (uint32_t i = 0; i < d / 2; i++)
+        freq[i] = pow(1e5, -2.0 * i / d);
+    const struct vl_rope rope = {d / 2, freq, axis};
+    const struct vl_kv_view kv = make_view(k, NULL, n, c->d[5], page);
+    const struct vl_probe_params p = {.scale = 1 / sqrtf((float)d),
+                                      .visible = n_q % 2 ? (const uint32_t(*)[2])seen : NULL,
+                                      .key_bias = n && n_q % 3 ? &bias->dev : NULL,
+                                      .key_pos = d % 2 ? NULL : (const int64_t(*)[3])pos,
+                                      .rope = d % 2 ? NULL : &rope};
+    return e->x.ops->probe(&e->x, &y->dev, &q->dev, &kv, &p);
 }
 
 static int run_patchify(struct env *e, const struct test_case *c)
@@ -333,6 +378,15 @@ static const struct test_case cases[] = {
     CASE(attention, VL_Q8_0, 0, 5, 4, 32, 2, 70, 32),
     CASE(attention, VL_F32, 0, 5, 2, 256, 1, 70, 32),
     CASE(attention, VL_F16, 0, 5, 2, 16, 1, 0, 32),
+    CASE(probe, VL_F32, 0, 1, 3, 63, 1, 1, 16),
+    CASE(probe, VL_F16, 2, 1, 9, 64, 3, 777, 32),
+    CASE(probe, VL_BF16, 0, 3, 4, 128, 2, 65, 7),
+    CASE(probe, VL_F16, 0, 33, 9, 65, 3, 1200, 48),
+    CASE(probe, VL_F32, 1, 130, 2, 64, 2, 257, 256),
+    CASE(probe, VL_F32, 0, 5, 2, 256, 1, 70, 32),
+    CASE(probe, VL_F16, 0, 512, 4, 17, 4, 512, 512),
+    CASE(probe, VL_Q8_0, 0, 7, 4, 32, 2, 70, 32),
+    CASE(probe, VL_F16, 0, 5, 2, 16, 1, 0, 32),
     CASE(patchify, VL_F32, 0, 32, 32, 16),
     CASE(patchify, VL_F32, 5, 70, 45, 14),
     CASE(copy, VL_F32, 3, 9, 100, VL_F32),
@@ -516,10 +570,109 @@ static void test_bad_shapes(void **state)
         p.visible = seen;
         assert_int_equal((*b)->attention(x, &t3, &t3, &seq, 1, &p), -EINVAL);
         p.visible = NULL;
+        struct vl_tensor mass = vl_tensor_2d(data, VL_F32, 2, 3);
+        struct vl_probe_params probe = {.scale = 1, .visible = seen};
+        assert_int_equal((*b)->probe(x, &mass, &t3, &kv, &probe), -EINVAL);
+        probe.visible = NULL;
+        assert_int_equal((*b)->probe(x, &m44, &t3, &kv, &probe), -EINVAL);
+        probe.rope = &(struct vl_rope){2, f, axis}; /* and no positions */
+        assert_int_equal((*b)->probe(x, &mass, &t3, &kv, &probe), -EINVAL);
+        probe.key_pos = pos;
+        assert_int_equal((*b)->probe(x, &mass, &t3, &kv, &probe), -EINVAL); /* axis 3 */
         seq.n_queries = 5;
         assert_int_equal((*b)->attention(x, &t3, &t3, &seq, 1, &p), -EINVAL);
         env_close(&e);
     }
+}
+
+/* Against a plain sum in double over keys before rotation; the cpu's own C path among the backends. */
+static void test_probe_is_attention(void **state)
+{
+    (void)state;
+    enum { N_Q = 5, HEADS = 6, KV_HEADS = 2, D = 32, N = 700, SLOTS = 48 };
+    static struct env e;
+    static float got[KV_HEADS][N], k_raw[N][KV_HEADS][D], q_rot[N_Q][HEADS][D];
+    static double want[KV_HEADS][N], s[N];
+    static int64_t pos[N][3], q_pos[N_Q][3];
+    static const uint8_t axis[D / 2] = {0};
+    static double freq[D / 2];
+    static struct vl_kv_page page[MAX_PAGES];
+    for (int i = 0; i < D / 2; i++)
+        freq[i] = pow(1e4, -2.0 * i / D);
+    const struct vl_rope rope = {D / 2, freq, axis};
+    for (int spec = 0; spec < 2; spec++) {
+        env_open(&e, vl_backend_find("cpu"), spec ? "isa=c" : NULL, NULL);
+        env_reset(&e, 3);
+        struct buf *k = fill(&e, make(&e, VL_F32, 3, (const uint32_t[]){N, KV_HEADS, D}, 0));
+        struct buf *q = fill(&e, make(&e, VL_F32, 3, (const uint32_t[]){N_Q, HEADS, D}, 0));
+        uint32_t seen[N_Q][2] = {{0, N}, {3, 3}, {1, 2}, {100, 600}, {0, N - 1}};
+        for (int i = 0; i < N; i++) /* far away, where single precision would be off */
+            pos[i][0] = pos[i][1] = pos[i][2] = 100000000 + 3 * i;
+        for (int i = 0; i < N_Q; i++)
+            q_pos[i][0] = 100000000 + 3 * N + i;
+        memcpy(k_raw, k->dev.data, sizeof(k_raw));
+        memcpy(q_rot, q->dev.data, sizeof(q_rot));
+        assert_int_equal(e.x.ops->rope(&e.x, &k->dev, (const int64_t(*)[3])pos, &rope), 0);
+        struct vl_tensor qr = vl_tensor_3d(q_rot, VL_F32, N_Q, HEADS, D);
+        assert_int_equal(e.x.ops->rope(&e.x, &qr, (const int64_t(*)[3])q_pos, &rope), 0);
+        struct vl_kv_view kv = make_view(k, NULL, N, SLOTS, page);
+        struct vl_tensor ret = vl_tensor_2d(got, VL_F32, KV_HEADS, N);
+        for (int undo = 0; undo < 2; undo++) {
+            const float *keys = undo ? &k_raw[0][0][0] : (const float *)k->dev.data,
+                        *rows = undo ? (const float *)q->dev.data : &q_rot[0][0][0];
+            memset(want, 0, sizeof(want));
+            for (int i = 0; i < N_Q * HEADS; i++) {
+                double sum = 0, top = -INFINITY;
+                int head = i % HEADS / (HEADS / KV_HEADS);
+                for (uint32_t j = seen[i / HEADS][0]; j < seen[i / HEADS][1]; j++) {
+                    s[j] = 0;
+                    for (int c = 0; c < D; c++)
+                        s[j] += 0.2 * (double)rows[i * D + c] * keys[(j * KV_HEADS + head) * D + c];
+                    top = fmax(top, s[j]);
+                }
+                for (uint32_t j = seen[i / HEADS][0]; j < seen[i / HEADS][1]; j++)
+                    sum += exp(s[j] - top);
+                for (uint32_t j = seen[i / HEADS][0]; j < seen[i / HEADS][1]; j++)
+                    want[head][j] += exp(s[j] - top) / sum / (HEADS / KV_HEADS);
+            }
+            const struct vl_probe_params p = {.scale = 0.2f,
+                                              .visible = (const uint32_t(*)[2])seen,
+                                              .key_pos = undo ? (const int64_t(*)[3])pos : NULL,
+                                              .rope = undo ? &rope : NULL};
+            const struct vl_tensor *qs = undo ? &q->dev : &qr;
+            assert_int_equal(e.x.ops->probe(&e.x, &ret, qs, &kv, &p), 0);
+            for (int h = 0; h < KV_HEADS; h++) {
+                double all = 0;
+                for (int j = 0; j < N; j++) {
+                    all += got[h][j];
+                    if (fabs(got[h][j] - want[h][j]) > 2e-6)
+                        fail_msg("undo %d, head %d, slot %d: %g, not %g", undo, h, j, (double)got[h][j],
+                                 want[h][j]);
+                }
+                assert_true(fabs(all - 4) < 1e-5); /* one row sees nothing */
+            }
+        }
+        env_close(&e);
+    }
+}
+
+/* A long context costs no scratch by its length times its rows. */
+static void test_probe_scratch(void **state)
+{
+    (void)state;
+    static struct env e;
+    static struct vl_kv_page page[300];
+    for (uint32_t i = 0; i < 300; i++)
+        page[i] = (struct vl_kv_page){.n_tokens = 45, .k_dtype = VL_F16, .v_dtype = VL_F16};
+    const struct vl_kv_view kv = {page, 300, 13500, 0, 3, 64};
+    struct vl_tensor q = vl_tensor_3d(NULL, VL_F32, 64, 9, 64), ret = vl_tensor_2d(NULL, VL_F32, 3, 13500);
+    env_open(&e, &vl_backend_null, NULL, NULL);
+    assert_int_equal(e.x.ops->probe(&e.x, &ret, &q, &kv, &(struct vl_probe_params){.scale = 1}), 0);
+    assert_int_equal(e.arena.used, 0);
+    assert_true(e.arena.peak > 0 && e.arena.peak < 300 << 10);
+    assert_int_equal(vl_null_counts(e.x.device)->n[VL_OP_PROBE], 1);
+    assert_int_equal(vl_null_counts(e.x.device)->flops[VL_OP_PROBE], 4ull * 64 * 13500 * 9 * 64);
+    env_close(&e);
 }
 
 static void test_null_counts(void **state)
@@ -552,10 +705,9 @@ static void test_null_counts(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_ops),
-        cmocka_unit_test(test_rows_are_independent),
-        cmocka_unit_test(test_bad_shapes),
-        cmocka_unit_test(test_null_counts),
+        cmocka_unit_test(test_ops),           cmocka_unit_test(test_rows_are_independent),
+        cmocka_unit_test(test_bad_shapes),    cmocka_unit_test(test_probe_is_attention),
+        cmocka_unit_test(test_probe_scratch), cmocka_unit_test(test_null_counts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,17 +1,18 @@
 /* SPDX-License-Identifier: MIT */
 /* Copyright vlmd contributors */
-/* The attention ukernels: turning a tile of keys, and one step of the streamed softmax over it. */
+/* The attention ukernels: turning a tile of keys, one step of the streamed softmax over it, and what its keys
+ * receive. */
 #include "tests/checkkernel/checkkernel.h"
 
 #include <float.h>
 #include <math.h>
 #include <string.h>
 
-enum { TURN = 0, TILE };
+enum { TURN = 0, TILE, MASS };
 
 static any_fn pick(const struct vl_ukernels *k, int which)
 {
-    return which == TURN ? (any_fn)k->attn.turn : (any_fn)k->attn.tile;
+    return which == TURN ? (any_fn)k->attn.turn : which == TILE ? (any_fn)k->attn.tile : (any_fn)k->attn.mass;
 }
 
 static void test_turn(const struct check *c, const struct vl_ukernels *k, const struct vl_ukernels *ref)
@@ -136,6 +137,14 @@ static void test_tile(const struct check *c, const struct vl_ukernels *k, const 
         k->attn.tile(&t);
         ref->attn.tile(&u);
         compare(c, &t, &u, &before);
+        struct vl_attn_tile bare = before; /* without values the state moves the same way */
+        float bare_m[VL_ATTN_ROWS], bare_l[VL_ATTN_ROWS];
+        bare.m = memcpy(bare_m, before.m, n_rows * sizeof(float));
+        bare.l = memcpy(bare_l, before.l, n_rows * sizeof(float));
+        bare.v = bare.o = NULL;
+        k->attn.tile(&bare);
+        expect_same(c, t.m, bare.m, n_rows * sizeof(float));
+        expect_same(c, t.l, bare.l, n_rows * sizeof(float));
         for (size_t r = 0; r < n_rows; r++) { /* alone it comes out with the same bits */
             struct vl_attn_tile one = before;
             one.n_rows = 1;
@@ -152,10 +161,38 @@ static void test_tile(const struct check *c, const struct vl_ukernels *k, const 
     }
 }
 
+/* Of rows whose whole context is this tile. */
+static void test_mass(const struct check *c, const struct vl_ukernels *k, const struct vl_ukernels *ref)
+{
+    static const size_t rows[] = {1, 2, 3, 5, 6, 7, 12, 13, 40, VL_ATTN_ROWS};
+    for (int round = 0; round < 300; round++) {
+        size_t d = check_lengths[test_randn(&check_rng, N_LENGTHS - 1)];
+        size_t n_keys = 1 + test_randn(&check_rng, VL_ATTN_KEYS), n_rows = rows[round % 10];
+        enum guard_side side = round % 2 ? GUARD_BEFORE : GUARD_BEHIND;
+        struct vl_attn_tile t = make(n_rows, n_keys, d, (enum kind)(round % KIND_COUNT), side);
+        float *got = guard_floats(n_keys, side, KIND_EVEN, 1),
+              *want = guard_floats(n_keys, side, KIND_EVEN, 1);
+        memcpy(want, got, n_keys * sizeof(*got));
+        t.v = t.o = NULL;
+        double e = 0x1p-24;
+        for (size_t r = 0; r < n_rows; r++) {
+            t.m[r] = -INFINITY;
+            t.l[r] = 0;
+            e += 4 * logit_error(&t, r);
+        }
+        ref->attn.tile(&t);
+        k->attn.mass(got, &t);
+        ref->attn.mass(want, &t);
+        for (size_t j = 0; j < n_keys; j++)
+            expect_near(c, j, got[j], want[j], e);
+        guard_reset();
+    }
+}
+
 struct bench_arg {
     const struct vl_ukernels *k;
     struct vl_attn_tile t;
-    float *src;
+    float *src, *mass;
 };
 
 static void turn_once(void *p)
@@ -170,9 +207,15 @@ static void tile_once(void *p)
     b->k->attn.tile(&b->t);
 }
 
+static void mass_once(void *p)
+{
+    struct bench_arg *b = p;
+    b->k->attn.mass(b->mass, &b->t);
+}
+
 static void bench(const struct check *c, const struct vl_ukernels *k, const char *level)
 {
-    struct bench_arg b = {k, make(VL_ATTN_ROWS, VL_ATTN_KEYS, 64, KIND_EVEN, GUARD_BEHIND), NULL};
+    struct bench_arg b = {k, make(VL_ATTN_ROWS, VL_ATTN_KEYS, 64, KIND_EVEN, GUARD_BEHIND), NULL, NULL};
     b.src = guard_floats((size_t)VL_ATTN_KEYS * 64, GUARD_BEHIND, KIND_EVEN, 1);
     uint32_t(*seen)[2] = guard_alloc(VL_ATTN_ROWS * sizeof(*seen), GUARD_BEHIND);
     for (int r = 0; r < VL_ATTN_ROWS; r++) {
@@ -182,8 +225,11 @@ static void bench(const struct check *c, const struct vl_ukernels *k, const char
     b.t.seen = (const uint32_t(*)[2])seen;
     b.t.bias = NULL;
     fill_state(&b.t, NULL);
+    b.mass = guard_floats(VL_ATTN_KEYS, GUARD_BEHIND, KIND_EVEN, 1);
     if (c->which == TURN)
         measure(c->name, level, turn_once, &b, VL_ATTN_KEYS * 64, "elements/ns");
+    else if (c->which == MASS)
+        measure(c->name, level, mass_once, &b, 2.0 * VL_ATTN_ROWS * VL_ATTN_KEYS * 64, "FLOP/ns");
     else
         measure(c->name, level, tile_once, &b, 4.0 * VL_ATTN_ROWS * VL_ATTN_KEYS * 64, "FLOP/ns");
     guard_reset();
@@ -192,5 +238,6 @@ static void bench(const struct check *c, const struct vl_ukernels *k, const char
 const struct check attn_checks[] = {
     {"attn_turn", pick, test_turn, bench, TURN},
     {"attn_tile", pick, test_tile, bench, TILE},
+    {"attn_mass", pick, test_mass, bench, MASS},
     {"", NULL, NULL, NULL, 0},
 };
