@@ -73,8 +73,6 @@ static int abandon(struct vl_session *s, const char *why)
     s->frame = vl_frame_unref(s->frame);
     s->stats.n_skipped++;
     vl_session_move(s, VL_WATCH_WAIT);
-    if (s->reducer.ops)
-        s->reducer.ops->reset(s->reducer.state); /* what it kept was not taken in */
     int r = vl_kv_truncate(s->kv, vl_kv_n_committed(s->kv));
     if (r < 0 || ++s->n_bad < MAX_BAD)
         return r;
@@ -147,7 +145,10 @@ static int begin_frame(struct vl_session *s)
     s->stats.encode_ns = s->stats.prefill_ns = s->stats.decode_ns = 0;
     s->m->encode_owner = s;
     vl_session_move(s, VL_WATCH_ENCODE);
-    struct vl_unit unit = {.frame = &s->frame, .n_frames = 1};
+    const struct vl_unit unit = {.frame = &s->frame,
+                                 .n_frames = 1,
+                                 .budget = s->plan->opts.visual_budget,
+                                 .reducer = s->reducer.ops ? &s->reducer : NULL};
     /* What comes from outside may be a picture that no encoder takes. That is the frame's fault. */
     int r = vl_model_arch(s->m->model)->encode_begin(s->m->model, s->m->encode, &unit, 1);
     return r < 0 ? abandon(s, strerror(-r)) : 0;
@@ -210,10 +211,10 @@ static int leave_room(struct vl_session *s)
 
 static int read_frame(struct vl_session *s, struct vl_visual_tokens *tok)
 {
-    uint32_t n = tok->n;
+    const uint32_t budget = s->plan->opts.visual_budget;
     int r = 0;
     if (s->reducer.ops)
-        r = vl_reducer_run(&s->reducer, &s->m->encode_x, tok, s->plan->opts.visual_budget);
+        r = vl_reducer_run(&s->reducer, &s->m->encode_x, tok, budget ? budget : tok->n);
     if (r == 0)
         r = render_frame(s, tok->n);
     if (r == 0)
@@ -221,7 +222,7 @@ static int read_frame(struct vl_session *s, struct vl_visual_tokens *tok)
     s->frame = vl_frame_unref(s->frame); /* its sender may send the next */
     if (r < 0)
         return r;
-    s->stats.n_dropped_tokens += n - tok->n;
+    s->stats.n_dropped_tokens += s->m->desc->frame_tokens - tok->n;
     s->n_visual = tok->n;
     r = vl_voice_feed(&s->voice, s->ids, s->n_ids, tok, s->unit, false);
     if (r == VL_VOICE_FULL)

@@ -7,6 +7,7 @@
  */
 #include "kernels/null/null.h"
 #include "model/model_private.h"
+#include "tokenprune/reducer.h"
 #include "weights/weights.h"
 
 #include <stdio.h>
@@ -294,14 +295,36 @@ static struct vl_model_cost cost_since(const struct vl_exec *x, struct vl_model_
     return (struct vl_model_cost){sum.flops - before.flops, sum.bytes - before.bytes};
 }
 
+/* Merges as little as can be, so that everything stays as large as it can. */
+static int dry_in_encoder(void *state, struct vl_exec *x, unsigned layer, const struct vl_visual_tokens *tok,
+                          const struct vl_tensor *key, struct vl_kept *ret)
+{
+    (void)state;
+    (void)layer;
+    (void)key;
+    *ret = (struct vl_kept){.n = tok->n > 1 ? tok->n - 1 : tok->n};
+    if (ret->n == tok->n)
+        return 0;
+    int r = vl_scratch_1d(x, &ret->index, VL_I32, ret->n);
+    return r ? r : vl_scratch_1d(x, &ret->merge_into, VL_I32, tok->n);
+}
+
+/* All that a reducer can ask of an encode, so that there is room for it: saliency of as many patches as there
+ * are, or of merged ones. A smaller view takes less than either. */
+static const struct vl_reducer_ops dry_ops[] = {
+    {.name = "dry", .wants_saliency = true},
+    {.name = "dry", .wants_saliency = true, .in_encoder = dry_in_encoder},
+};
+
 /* A frame of one view, or a still in the shape that makes fewest views: scratch is the same for all. */
-static int dry_encode(const struct vl_model *m, struct vl_exec *x, bool still)
+static int dry_encode(const struct vl_model *m, struct vl_exec *x, bool still,
+                      const struct vl_reducer *reducer)
 {
     static const uint8_t grey[64];
     struct vl_frame frame = {
         .plane = {grey}, .stride = {64}, .width = 64, .height = 1, .format = VL_PIXFMT_GRAY8};
     struct vl_frame *frames[] = {&frame};
-    const struct vl_unit unit = {.frame = frames, .n_frames = 1, .still = still};
+    const struct vl_unit unit = {.frame = frames, .n_frames = 1, .still = still, .reducer = reducer};
     vl_auto(vl_encode) e = NULL;
     struct vl_visual_tokens tok;
     int r = vl_encode_new(&e, m, x, still);
@@ -310,6 +333,7 @@ static int dry_encode(const struct vl_model *m, struct vl_exec *x, bool still)
     if (r == 0)
         while ((r = m->arch->encode_step(e, 1, &tok)) == VL_ENCODE_MORE)
             ;
+    vl_arena_reset(x->scratch, 0);
     return r;
 }
 
@@ -357,17 +381,17 @@ static int dry_run(struct vl_model *m, struct vl_exec *x)
     return r;
 }
 
-static int dry_encodes(struct vl_model *m, struct vl_exec *x, void *memory)
+/* The arena that frames need, or stills; cost: without a reducer. */
+static int dry_encodes(const struct vl_model *m, struct vl_exec *x, void *memory, bool still,
+                       struct vl_model_cost *ret_cost, size_t *ret_scratch)
 {
     struct vl_model_cost before = cost_since(x, (struct vl_model_cost){0});
     vl_arena_init(x->scratch, memory, dry_scratch);
-    int r = dry_encode(m, x, false);
-    m->desc.encode_scratch = x->scratch->peak;
-    m->desc.encode = cost_since(x, before);
-    vl_arena_init(x->scratch, memory, dry_scratch);
-    if (r == 0)
-        r = dry_encode(m, x, true);
-    m->desc.still_scratch = x->scratch->peak;
+    int r = dry_encode(m, x, still, NULL);
+    *ret_cost = cost_since(x, before);
+    for (size_t i = 0; r == 0 && i < sizeof(dry_ops) / sizeof(dry_ops[0]); i++)
+        r = dry_encode(m, x, still, &(struct vl_reducer){.ops = &dry_ops[i]});
+    *ret_scratch = x->scratch->peak;
     return r;
 }
 
@@ -385,8 +409,11 @@ static int rehearse(struct vl_model *m, struct vl_error *err)
     if (r < 0)
         (void)vl_error_set(err, r, "no address space for the dry run");
     if (r == 0 && (r = load_weights(m, &x, err)) == 0) {
+        struct vl_model_cost still;
         if (m->desc.frame_tokens)
-            r = dry_encodes(m, &x, memory);
+            r = dry_encodes(m, &x, memory, false, &m->desc.encode, &m->desc.encode_scratch);
+        if (r == 0 && m->desc.frame_tokens)
+            r = dry_encodes(m, &x, memory, true, &still, &m->desc.still_scratch);
         vl_arena_init(&arena, memory, dry_scratch);
         if (r == 0)
             r = dry_run(m, &x);

@@ -4,11 +4,13 @@
  * SmolVLM and SmolVLM2 (arXiv 2504.05299), and whatever has their shape: a SigLIP encoder, pixel shuffle and
  * one linear map in the mmproj file, a Llama decoder in the text file. Sizes come from the files.
  * docs/models/smolvlm.md has the layout and the protocol. The trap: frames take the video path, one view
- * each; still pictures are enlarged, cut into tiles and cost up to 17 views.
+ * each; still pictures are enlarged, cut into tiles and cost up to 17 views. A reducer may ask for smaller
+ * views; whatever it does, places and positions are counted on the whole grid.
  */
 #include "decoder/transformer.h"
 #include "model/model_private.h"
 #include "model/prompt.h"
+#include "tokenprune/reducer.h"
 #include "vision/preprocess.h"
 #include "vision/projector.h"
 #include "vision/tiles.h"
@@ -31,15 +33,19 @@ struct smolvlm {
 };
 
 struct smolvlm_encode {
-    struct vl_preprocess pre; /* of frames */
+    struct vl_preprocess pre; /* of frames; of a still's tiles, when a smaller view is wanted */
     struct vl_tiles tiles;    /* of stills */
     bool taken;               /* a still's pixels, which are not yet cut into views */
     uint32_t n_views, view;   /* view: the one under way */
+    uint32_t grid, edge;      /* patches and pixels on a side of each view */
     struct vl_tensor rows;    /* [n_views * n_tokens, d_model] in the arena, stills only */
+    const struct vl_reducer *reducer;
+    struct vl_vit_host vit;
     struct vl_vit_pass pass;
     size_t mark;             /* of the arena between two views */
     struct vl_grid_pos *pos; /* [n_views * n_tokens] of the costliest unit */
     float *weight;           /* likewise */
+    float *saliency;         /* likewise */
     int64_t pts_ns;
 };
 
@@ -207,27 +213,54 @@ static void smolvlm_close(struct vl_model *m)
 
 /* ---- pictures ---- */
 
+/* Patches on a side of u's views: all, unless its reducer wants fewer. */
+static int choose_grid(const struct smolvlm *s, const struct vl_unit *u, uint32_t *ret)
+{
+    const uint32_t whole = s->vit.grid, side = whole / s->proj.scale;
+    const struct vl_reducer *red = u->reducer;
+    uint32_t grid = whole;
+    if (red && red->ops->view && u->budget && u->budget < side * side) {
+        int r = red->ops->view(red->state, s->proj.scale, u->budget, &grid);
+        if (r < 0)
+            return r;
+        if (grid == 0 || grid > whole || grid % s->proj.scale)
+            return -EINVAL;
+    }
+    *ret = grid;
+    return 0;
+}
+
+/* A smaller view shows what the whole one does: what is left over beside the last patch shrinks with it. */
+static uint32_t edge_of(const struct smolvlm *s, uint32_t grid)
+{
+    return s->vit.image_size * grid / s->vit.grid;
+}
+
 static int smolvlm_views(const struct vl_model *m, const struct vl_unit *u, struct vl_view *ret,
                          uint32_t *inout_n)
 {
     const struct smolvlm *s = family(m);
     struct vl_tile_plan plan = {.n_views = 1};
+    uint32_t grid;
     if (u->n_frames != 1)
         return -EINVAL;
     const struct vl_frame *f = u->frame[0];
-    const uint32_t tile = s->vit.image_size;
     if (f->width < 1 || f->height < 1 || f->width > VL_MODEL_MAX_SIDE || f->height > VL_MODEL_MAX_SIDE)
         return -EINVAL;
     if (u->still)
-        vl_tile_plan_init(&plan, f->width, f->height, s->longest, tile);
+        vl_tile_plan_init(&plan, f->width, f->height, s->longest, s->vit.image_size);
     if (*inout_n < plan.n_views)
         return -EINVAL;
+    int r = choose_grid(s, u, &grid);
+    if (r < 0)
+        return r;
+    const uint32_t edge = edge_of(s, grid), side = grid / s->proj.scale;
     for (uint32_t i = 0; i < plan.n_views; i++) {
-        ret[i] = (struct vl_view){.src_w = f->width, .src_h = f->height, .out_w = tile, .out_h = tile};
+        ret[i] = (struct vl_view){.src_w = f->width, .src_h = f->height, .out_w = edge, .out_h = edge};
         if (!u->still)
-            vl_view_squash(&ret[i], f->width, f->height, tile);
+            vl_view_squash(&ret[i], f->width, f->height, edge);
         ret[i].grid_w = ret[i].grid_h = s->proj.grid / s->proj.scale;
-        ret[i].n_tokens = vl_projector_n_tokens(&s->proj);
+        ret[i].n_tokens = side * side;
     }
     *inout_n = plan.n_views;
     return 0;
@@ -240,13 +273,18 @@ static int smolvlm_encode_init(const struct vl_model *m, struct vl_encode *e)
     if (!f)
         return -ENOMEM;
     const size_t n = (size_t)vl_projector_n_tokens(&s->proj) * (e->stills ? s->still_views : 1);
+    const uint32_t max_side = e->stills ? s->vit.image_size : VL_MODEL_MAX_SIDE;
     f->pos = calloc(n, sizeof(*f->pos));
     f->weight = calloc(n, sizeof(*f->weight));
-    if (!f->pos || !f->weight)
+    f->saliency = calloc(n, sizeof(*f->saliency));
+    if (!f->pos || !f->weight || !f->saliency)
         return -ENOMEM;
-    if (e->stills)
-        return vl_tiles_init(&f->tiles, VL_MODEL_MAX_SIDE, s->longest, s->vit.image_size);
-    return vl_preprocess_init(&f->pre, VL_FILTER_LANCZOS, VL_MODEL_MAX_SIDE, s->vit.image_size);
+    int r = vl_vit_host_init(&f->vit, &s->vit);
+    if (r == 0)
+        r = vl_preprocess_init(&f->pre, VL_FILTER_LANCZOS, max_side, s->vit.image_size);
+    if (r == 0 && e->stills)
+        r = vl_tiles_init(&f->tiles, VL_MODEL_MAX_SIDE, s->longest, s->vit.image_size);
+    return r;
 }
 
 static void smolvlm_encode_free(struct vl_encode *e)
@@ -256,8 +294,10 @@ static void smolvlm_encode_free(struct vl_encode *e)
         return;
     vl_preprocess_done(&f->pre);
     vl_tiles_done(&f->tiles);
+    vl_vit_host_done(&f->vit);
     free(f->pos);
     free(f->weight);
+    free(f->saliency);
     free(f);
     e->family = NULL;
 }
@@ -270,13 +310,13 @@ static int begin_view(const struct smolvlm *s, struct smolvlm_encode *f, struct 
     struct vl_tensor img, patches;
     int r;
     if ((r = vl_scratch_3d(x, &img, VL_U8, square->dim[0], square->dim[1], 3)) ||
-        (r = vl_scratch_2d(x, &patches, VL_F32, v->grid * v->grid, 3 * v->patch * v->patch)) ||
+        (r = vl_scratch_2d(x, &patches, VL_F32, f->grid * f->grid, 3 * v->patch * v->patch)) ||
         (r = x->ops->copy(x, &img, square)))
         return r;
     vl_tap(x, &img, "pixels");
     r = x->ops->patchify(x, &patches, &img, v->patch, v->mean, v->std);
     vl_tap(x, &patches, "patches");
-    return r ? r : vl_vit_begin(&f->pass, v, x, &patches, 1);
+    return r ? r : vl_vit_begin(&f->pass, v, x, &patches, f->grid, &f->vit, f->reducer);
 }
 
 static int begin_still(const struct smolvlm *s, struct smolvlm_encode *f, struct vl_exec *x,
@@ -306,6 +346,9 @@ static int smolvlm_encode_begin(const struct vl_model *m, struct vl_encode *e, c
     if (r < 0)
         return r;
     f->pts_ns = u->frame[0]->pts_ns;
+    f->reducer = u->reducer;
+    f->edge = view->out_w;
+    f->grid = f->edge / s->vit.patch;
     f->view = 0;
     f->n_views = 1;
     if (u->still)
@@ -314,20 +357,64 @@ static int smolvlm_encode_begin(const struct vl_model *m, struct vl_encode *e, c
     return r < 0 ? r : begin_view(s, f, e->x, &square);
 }
 
-static void fill_tokens(const struct smolvlm *s, struct smolvlm_encode *f, struct vl_visual_tokens *ret)
+static bool wants_saliency(const struct smolvlm_encode *f)
 {
-    const uint32_t side = s->proj.grid / s->proj.scale, n = side * side;
+    return f->reducer && f->reducer->ops->wants_saliency;
+}
+
+/* A smaller view's tokens stand where the middle of their area lies in the whole grid. */
+static uint16_t place_of(uint32_t i, uint32_t side, uint32_t whole)
+{
+    return (uint16_t)((2 * i + 1) * whole / (2 * side));
+}
+
+static int fill_tokens(const struct smolvlm *s, struct smolvlm_encode *f, struct vl_exec *x,
+                       struct vl_visual_tokens *ret)
+{
+    const uint32_t whole = s->proj.grid / s->proj.scale, side = f->grid / s->proj.scale, n = side * side;
     for (uint32_t i = 0; i < n * f->n_views; i++) {
-        f->pos[i] =
-            (struct vl_grid_pos){.t = i / n, .y = (uint16_t)(i % n / side), .x = (uint16_t)(i % side)};
+        f->pos[i] = (struct vl_grid_pos){
+            .t = i / n, .y = place_of(i % n / side, side, whole), .x = place_of(i % side, side, whole)};
         f->weight[i] = 1;
     }
     ret->pos = f->pos;
     ret->weight = f->weight;
     ret->n = n * f->n_views;
-    ret->grid_w = ret->grid_h = side;
+    ret->grid_w = ret->grid_h = whole;
     ret->tile_cols = f->n_views > 1 ? f->tiles.plan.cols : 0;
     ret->pts_ns = f->pts_ns;
+    if (!wants_saliency(f))
+        return 0;
+    const struct vl_tensor host = vl_tensor_1d(f->saliency, VL_F32, ret->n);
+    int r = vl_scratch_1d(x, &ret->saliency, VL_F32, ret->n);
+    return r ? r : x->ops->copy(x, &ret->saliency, &host);
+}
+
+/* A token's saliency is the sum of its patches'. */
+static void keep_saliency(const struct smolvlm *s, struct smolvlm_encode *f)
+{
+    const uint32_t scale = s->proj.scale, side = f->grid / scale;
+    float *to = f->saliency + (size_t)f->view * side * side;
+    for (uint32_t i = 0; i < side * side; i++)
+        to[i] = 0;
+    for (uint32_t i = 0; i < f->grid * f->grid; i++)
+        to[i / f->grid / scale * side + i % f->grid / scale] += f->vit.saliency[i];
+}
+
+/* A still's view as it was cut, or made smaller. */
+static int still_view(struct smolvlm_encode *f, struct vl_workers *workers, struct vl_tensor *ret)
+{
+    *ret = vl_tiles_view(&f->tiles, f->view);
+    const uint32_t tile = ret->dim[0];
+    if (f->edge == tile)
+        return 0;
+    const struct vl_frame frame = {.plane = {ret->data},
+                                   .stride = {(uint32_t)ret->stride[0]},
+                                   .width = tile,
+                                   .height = tile,
+                                   .format = VL_PIXFMT_RGB24};
+    const struct vl_view view = {.src_w = tile, .src_h = tile, .out_w = f->edge, .out_h = f->edge};
+    return vl_preprocess_run(&f->pre, workers, &frame, &view, ret);
 }
 
 /* The first view's pixels are cut by a step of their own, so that no step is much longer than a layer. */
@@ -340,9 +427,10 @@ static int begin_next_view(const struct smolvlm *s, struct smolvlm_encode *f, st
         f->mark = vl_arena_mark(x->scratch);
         f->taken = false;
     }
-    const struct vl_tensor square = vl_tiles_view(&f->tiles, f->view);
+    struct vl_tensor square;
     vl_arena_reset(x->scratch, f->mark);
-    r = begin_view(s, f, x, &square);
+    if ((r = still_view(f, x->workers, &square)) == 0)
+        r = begin_view(s, f, x, &square);
     return r < 0 ? r : VL_ENCODE_MORE;
 }
 
@@ -350,7 +438,7 @@ static int begin_next_view(const struct smolvlm *s, struct smolvlm_encode *f, st
 static int keep_view(const struct smolvlm *s, struct smolvlm_encode *f, struct vl_exec *x,
                      const struct vl_tensor *feat)
 {
-    const uint32_t n = vl_projector_n_tokens(&s->proj);
+    const uint32_t n = feat->dim[0];
     struct vl_tensor to = vl_tensor_rows(&f->rows, f->view * n, n);
     int r = x->ops->copy(x, &to, feat);
     if (r < 0)
@@ -368,14 +456,20 @@ static int smolvlm_encode_step(struct vl_encode *e, unsigned n_layers, struct vl
     int r = vl_vit_step(&f->pass, e->x, n_layers);
     if (r == VL_VIT_MORE)
         return VL_ENCODE_MORE;
-    if (r < 0 || (r = vl_projector_run(&s->proj, e->x, &f->pass.h, 1, &tok.feat)) < 0)
+    const bool merged = f->pass.h.dim[0] < f->grid * f->grid;
+    if (r < 0 || (r = vl_projector_run(&s->proj, e->x, &f->pass.h, f->grid, merged ? f->vit.row : NULL,
+                                       f->vit.work, &tok.feat)) < 0)
         return r;
+    if (wants_saliency(f))
+        keep_saliency(s, f);
     if (e->stills) {
+        const uint32_t n = tok.feat.dim[0];
         if ((r = keep_view(s, f, e->x, &tok.feat)))
             return r;
-        tok.feat = vl_tensor_rows(&f->rows, 0, f->n_views * vl_projector_n_tokens(&s->proj));
+        tok.feat = vl_tensor_rows(&f->rows, 0, f->n_views * n);
     }
-    fill_tokens(s, f, &tok);
+    if ((r = fill_tokens(s, f, e->x, &tok)) < 0)
+        return r;
     *ret = tok;
     return 0;
 }

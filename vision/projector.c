@@ -6,16 +6,18 @@
 
 #include <stdlib.h>
 
-/* Output token (Y, X), both raster; inside it (dy, dx) raster. */
-static void fill_order(const struct vl_projector *p, int32_t *order)
+/* Output token (Y, X), both raster; inside it (dy, dx) raster. row: as vl_projector_run's. */
+static void fill_order(uint32_t grid, uint32_t scale, const int32_t *row, int32_t *order)
 {
-    const uint32_t side = p->grid / p->scale;
+    const uint32_t side = grid / scale;
     uint32_t n = 0;
     for (uint32_t y = 0; y < side; y++)
         for (uint32_t x = 0; x < side; x++)
-            for (uint32_t dy = 0; dy < p->scale; dy++)
-                for (uint32_t dx = 0; dx < p->scale; dx++)
-                    order[n++] = (int32_t)((y * p->scale + dy) * p->grid + x * p->scale + dx);
+            for (uint32_t dy = 0; dy < scale; dy++)
+                for (uint32_t dx = 0; dx < scale; dx++) {
+                    const uint32_t patch = (y * scale + dy) * grid + x * scale + dx;
+                    order[n++] = row ? row[patch] : (int32_t)patch;
+                }
 }
 
 static int make_order(struct vl_projector *p, struct vl_exec *x)
@@ -24,7 +26,7 @@ static int make_order(struct vl_projector *p, struct vl_exec *x)
     int32_t *order = calloc(n, sizeof(*order));
     int r = order ? x->ops->alloc(x->device, n * sizeof(*order), false, &p->memory) : -ENOMEM;
     if (r == 0) {
-        fill_order(p, order);
+        fill_order(p->grid, p->scale, NULL, order);
         struct vl_tensor host = vl_tensor_1d(order, VL_I32, n);
         p->order = vl_tensor_1d(p->memory, VL_I32, n);
         r = x->ops->copy(x, &p->order, &host);
@@ -75,25 +77,35 @@ void vl_projector_done(struct vl_projector *p, struct vl_exec *x)
     *p = (struct vl_projector){0};
 }
 
-int vl_projector_run(const struct vl_projector *p, struct vl_exec *x, const struct vl_tensor *h,
-                     uint32_t n_views, struct vl_tensor *ret)
+/* Rows of h in shuffled order, in scratch unless they are those of every whole view. */
+static int order_rows(const struct vl_projector *p, struct vl_exec *x, uint32_t grid, const int32_t *row,
+                      int32_t *work, struct vl_tensor *ret)
 {
-    const uint32_t n = p->grid * p->grid, n_out = vl_projector_n_tokens(p),
-                   wide = p->scale * p->scale * p->d_in;
-    struct vl_tensor all, y;
+    if (grid == p->grid && !row) {
+        *ret = p->order;
+        return 0;
+    }
+    const struct vl_tensor host = vl_tensor_1d(work, VL_I32, grid * grid);
+    fill_order(grid, p->scale, row, work);
+    int r = vl_scratch_1d(x, ret, VL_I32, grid * grid);
+    return r ? r : x->ops->copy(x, ret, &host);
+}
+
+int vl_projector_run(const struct vl_projector *p, struct vl_exec *x, const struct vl_tensor *h,
+                     uint32_t grid, const int32_t *row, int32_t *work, struct vl_tensor *ret)
+{
+    const uint32_t n = grid * grid, side = grid / p->scale, wide = p->scale * p->scale * p->d_in;
+    struct vl_tensor all, order, y;
     int r;
-    if (h->dim[0] != n_views * n || h->dim[1] != p->d_in)
+    if (grid == 0 || grid > p->grid || grid % p->scale || h->dim[1] != p->d_in || (!row && h->dim[0] != n))
         return -EINVAL;
-    if ((r = vl_scratch_2d(x, &y, VL_F32, n_views * n_out, p->d_out)))
+    if ((r = vl_scratch_2d(x, &y, VL_F32, side * side, p->d_out)))
         return r;
     size_t mark = vl_arena_mark(x->scratch);
-    r = vl_scratch_2d(x, &all, VL_F32, n_views * n, p->d_in);
-    for (uint32_t i = 0; r == 0 && i < n_views; i++) {
-        struct vl_tensor dst = vl_tensor_rows(&all, i * n, n), src = vl_tensor_rows(h, i * n, n);
-        r = x->ops->gather(x, &dst, &src, &p->order);
-    }
-    if (r == 0) {
-        struct vl_tensor joined = vl_tensor_2d(all.data, VL_F32, n_views * n_out, wide);
+    if ((r = vl_scratch_2d(x, &all, VL_F32, n, p->d_in)) == 0 &&
+        (r = order_rows(p, x, grid, row, work, &order)) == 0 &&
+        (r = x->ops->gather(x, &all, h, &order)) == 0) {
+        struct vl_tensor joined = vl_tensor_2d(all.data, VL_F32, side * side, wide);
         vl_tap(x, &joined, "proj.shuffle");
         r = x->ops->matmul(x, &y, &joined, &p->fc);
     }

@@ -13,7 +13,7 @@ struct vl_projector {
     uint32_t grid, scale;   /* patches on a side, s; grid is a multiple of s */
     uint32_t d_in, d_out;   /* encoder's and decoder's width */
     struct vl_tensor fc;    /* packed [d_out, s * s * d_in] */
-    struct vl_tensor order; /* [grid * grid] i32 in backend memory: patch rows in shuffled order */
+    struct vl_tensor order; /* [grid * grid] i32 in backend memory: patches of a whole view, shuffled */
     void *memory;           /* of order, by ops->free */
 };
 /* Reads scale_factor; grid and d_in are the encoder's; d_out comes from the tensor. -EINVAL names key or
@@ -26,8 +26,9 @@ static inline uint32_t vl_projector_n_tokens(const struct vl_projector *p)
 {
     return p->grid / p->scale * (p->grid / p->scale);
 }
-/* h: [n_views * grid * grid, d_in]; *ret: [n_views * n_tokens, d_out] f32 in x->scratch. Taps: proj.shuffle,
- * proj */
+/* One view of grid x grid patches, a multiple of scale and at most the encoder's. row [grid * grid]: the row
+ * of h [., d_in] in which each patch is found, NULL: its own. work: [grid * grid] host memory, until the next
+ * sync. *ret: [(grid / scale)^2, d_out] f32 in x->scratch. Taps: proj.shuffle, proj */
 int vl_projector_run(const struct vl_projector *p, struct vl_exec *x, const struct vl_tensor *h,
-                     uint32_t n_views, struct vl_tensor *ret);
+                     uint32_t grid, const int32_t *row, int32_t *work, struct vl_tensor *ret);
 #endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Copyright vlmd contributors */
-/* SigLIP's encoder over backend ops. Between two steps nothing is held but h; every block gives its scratch
- * back. */
+/* SigLIP's encoder over backend ops. Between two steps nothing is held but h, of which merging leaves the
+ * first rows; every block gives its scratch back. */
 #include "vision/vit.h"
 
 #include <math.h>
@@ -157,48 +157,203 @@ static int add_linear(struct vl_vit_pass *p, struct vl_exec *x, const struct vl_
     return r ? r : x->ops->add(x, &p->h, &p->h, &y);
 }
 
-int vl_vit_begin(struct vl_vit_pass *p, const struct vl_vit *v, struct vl_exec *x,
-                 const struct vl_tensor *patches, uint32_t n_views)
+/* ---- host memory ---- */
+
+int vl_vit_host_init(struct vl_vit_host *host, const struct vl_vit *v)
 {
-    *p = (struct vl_vit_pass){.vit = v, .n_views = n_views};
-    const uint32_t n = v->grid * v->grid;
-    int r;
-    if (patches->dim[0] != n_views * n || n_views == 0)
-        return -EINVAL;
-    if ((r = linear(x, &p->h, patches, &v->patch_embd, &v->patch_b)))
-        return r;
-    for (uint32_t i = 0; r == 0 && i < n_views; i++) {
-        struct vl_tensor view = vl_tensor_rows(&p->h, i * n, n);
-        r = x->ops->add(x, &view, &view, &v->pos);
+    const size_t n = (size_t)v->grid * v->grid;
+    *host = (struct vl_vit_host){
+        .pos = calloc(n, sizeof(*host->pos)),
+        .weight = calloc(n, sizeof(*host->weight)),
+        .bias = calloc(n, sizeof(*host->bias)),
+        .row = calloc(n, sizeof(*host->row)),
+        .place = calloc(n, sizeof(*host->place)),
+        .work = calloc(n, VL_REDUCER_HOST * sizeof(*host->work)),
+        .by_head = calloc(n * v->n_heads, sizeof(*host->by_head)),
+        .saliency = calloc(n, sizeof(*host->saliency)),
+    };
+    const bool made = host->pos && host->weight && host->bias && host->row && host->place && host->work &&
+                      host->by_head && host->saliency;
+    return made ? 0 : -ENOMEM;
+}
+
+void vl_vit_host_done(struct vl_vit_host *host)
+{
+    free(host->pos);
+    free(host->weight);
+    free(host->bias);
+    free(host->row);
+    free(host->place);
+    free(host->work);
+    free(host->by_head);
+    free(host->saliency);
+    *host = (struct vl_vit_host){0};
+}
+
+static void fill_host(const struct vl_vit_pass *p)
+{
+    const uint32_t g = p->grid, whole = p->vit->grid;
+    for (uint32_t i = 0; i < g * g; i++) {
+        const uint32_t y = i / g, x = i % g;
+        p->host->pos[i] = (struct vl_grid_pos){0, (uint16_t)y, (uint16_t)x};
+        p->host->weight[i] = 1;
+        p->host->bias[i] = 0;
+        p->host->row[i] = (int32_t)i;
+        p->host->place[i] = (int32_t)(y * whole / g * whole + x * whole / g);
     }
-    vl_tap(x, &p->h, "vit.embed");
+}
+
+/* ---- the first map ---- */
+
+/* A smaller view takes its positions from the whole table, at the place where each patch begins in it, as
+ * Idefics3 does it for pictures of fewer patches. */
+static int add_places(struct vl_vit_pass *p, struct vl_exec *x)
+{
+    const struct vl_vit *v = p->vit;
+    if (p->grid == v->grid)
+        return x->ops->add(x, &p->h, &p->h, &v->pos);
+    const uint32_t n = p->grid * p->grid;
+    const struct vl_tensor host = vl_tensor_1d(p->host->place, VL_I32, n);
+    struct vl_tensor index, rows;
+    const size_t mark = vl_arena_mark(x->scratch);
+    int r;
+    if ((r = vl_scratch_1d(x, &index, VL_I32, n)) == 0 &&
+        (r = vl_scratch_2d(x, &rows, VL_F32, n, v->d_model)) == 0 &&
+        (r = x->ops->copy(x, &index, &host)) == 0 && (r = x->ops->gather(x, &rows, &v->pos, &index)) == 0)
+        r = x->ops->add(x, &p->h, &p->h, &rows);
+    vl_arena_reset(x->scratch, mark);
     return r;
 }
 
-static struct vl_tensor heads(const struct vl_tensor *t, uint32_t first, uint32_t n, uint32_t n_heads)
+int vl_vit_begin(struct vl_vit_pass *p, const struct vl_vit *v, struct vl_exec *x,
+                 const struct vl_tensor *patches, uint32_t grid, struct vl_vit_host *host,
+                 const struct vl_reducer *reducer)
 {
-    struct vl_tensor rows = vl_tensor_rows(t, first, n);
-    return vl_tensor_3d(rows.data, VL_F32, n, n_heads, t->dim[1] / n_heads);
+    *p = (struct vl_vit_pass){.vit = v, .grid = grid, .host = host, .reducer = reducer};
+    int r;
+    if (grid == 0 || grid > v->grid || patches->dim[0] != grid * grid)
+        return -EINVAL;
+    fill_host(p);
+    if ((r = linear(x, &p->h, patches, &v->patch_embd, &v->patch_b)) || (r = add_places(p, x)))
+        return r;
+    vl_tap(x, &p->h, "vit.embed");
+    return 0;
 }
 
-/* Each view attends to itself alone: one page a view, everything visible. */
-static int attend(struct vl_vit_pass *p, struct vl_exec *x, struct vl_tensor *y, const struct vl_tensor *q,
-                  const struct vl_tensor *k, const struct vl_tensor *v)
+/* ---- blocks ---- */
+
+static struct vl_tensor heads(const struct vl_vit *v, const struct vl_tensor *t)
+{
+    return vl_tensor_3d(t->data, VL_F32, t->dim[0], v->n_heads, v->d_model / v->n_heads);
+}
+
+/* The log of what each key stands for, in scratch, when any stands for more than itself. *ret: bias, or NULL.
+ */
+static int weigh_keys(const struct vl_vit_pass *p, struct vl_exec *x, struct vl_tensor *bias,
+                      const struct vl_tensor **ret)
+{
+    const uint32_t n = p->h.dim[0];
+    *ret = NULL;
+    if (n == p->grid * p->grid)
+        return 0;
+    const struct vl_tensor host = vl_tensor_1d(p->host->bias, VL_F32, n);
+    int r = vl_scratch_1d(x, bias, VL_F32, n);
+    *ret = bias;
+    return r ? r : x->ops->copy(x, bias, &host);
+}
+
+/* Attention that each row receives, by head, becomes the patches' saliency. */
+static void share_out(const struct vl_vit_pass *p)
+{
+    const struct vl_vit_host *host = p->host;
+    const uint32_t n = p->h.dim[0], n_heads = p->vit->n_heads;
+    for (uint32_t i = 0; i < n; i++) {
+        double sum = 0;
+        for (uint32_t h = 0; h < n_heads; h++)
+            sum += (double)host->by_head[(size_t)h * n + i];
+        host->by_head[i] = (float)(sum / n_heads / (double)host->weight[i]);
+    }
+    for (uint32_t i = 0; i < p->grid * p->grid; i++)
+        host->saliency[i] = host->by_head[host->row[i]];
+}
+
+static int measure_saliency(const struct vl_vit_pass *p, struct vl_exec *x, const struct vl_tensor *q,
+                            const struct vl_kv_view *kv, const struct vl_attn_params *a)
+{
+    const struct vl_probe_params params = {.scale = a->scale, .key_bias = a->key_bias};
+    struct vl_tensor host = vl_tensor_2d(p->host->by_head, VL_F32, kv->n_kv_heads, kv->n_tokens), sum;
+    int r;
+    if ((r = vl_scratch_2d(x, &sum, VL_F32, kv->n_kv_heads, kv->n_tokens)) ||
+        (r = x->ops->probe(x, &sum, q, kv, &params)) || (r = x->ops->copy(x, &host, &sum)) ||
+        (r = x->ops->sync(x)))
+        return r;
+    share_out(p);
+    return 0;
+}
+
+static int attend(const struct vl_vit_pass *p, struct vl_exec *x, struct vl_tensor *y,
+                  const struct vl_tensor *q, const struct vl_tensor *k, const struct vl_tensor *v)
 {
     const struct vl_vit *m = p->vit;
-    const uint32_t n = m->grid * m->grid, d = m->d_model / m->n_heads;
-    const struct vl_attn_params params = {.scale = (float)(1.0 / sqrt(d))};
-    int r = 0;
-    for (uint32_t i = 0; r == 0 && i < p->n_views; i++) {
-        struct vl_tensor yi = heads(y, i * n, n, m->n_heads), qi = heads(q, i * n, n, m->n_heads);
-        struct vl_tensor ki = heads(k, i * n, n, m->n_heads), vi = heads(v, i * n, n, m->n_heads);
-        const struct vl_kv_page page = {
-            .k = ki.data, .v = vi.data, .n_tokens = n, .k_dtype = VL_F32, .v_dtype = VL_F32};
-        const struct vl_kv_view view = {
-            .page = &page, .n_pages = 1, .n_tokens = n, .n_kv_heads = m->n_heads, .head_dim = d};
-        const struct vl_attn_seq seq = {.kv = &view, .n_queries = n};
-        r = x->ops->attention(x, &yi, &qi, &seq, 1, &params);
-    }
+    const uint32_t n = p->h.dim[0], d = m->d_model / m->n_heads;
+    struct vl_attn_params params = {.scale = (float)(1.0 / sqrt(d))};
+    struct vl_tensor bias, yh = heads(m, y), qh = heads(m, q);
+    const struct vl_kv_page page = {
+        .k = k->data, .v = v->data, .n_tokens = n, .k_dtype = VL_F32, .v_dtype = VL_F32};
+    const struct vl_kv_view view = {
+        .page = &page, .n_pages = 1, .n_tokens = n, .n_kv_heads = m->n_heads, .head_dim = d};
+    const struct vl_attn_seq seq = {.kv = &view, .n_queries = n};
+    const size_t mark = vl_arena_mark(x->scratch);
+    int r = weigh_keys(p, x, &bias, &params.key_bias);
+    if (r == 0)
+        r = x->ops->attention(x, &yh, &qh, &seq, 1, &params);
+    if (r == 0 && p->reducer && p->reducer->ops->wants_saliency && p->next_layer + 1 == m->n_layers)
+        r = measure_saliency(p, x, &qh, &view, &params);
+    vl_arena_reset(x->scratch, mark);
+    return r;
+}
+
+/* ---- merging ---- */
+
+/* h becomes its first rows, and every patch learns in which of them it is. */
+static int apply(struct vl_vit_pass *p, struct vl_exec *x, struct vl_visual_tokens *tok,
+                 const struct vl_kept *kept)
+{
+    struct vl_vit_host *host = p->host;
+    const uint32_t n = tok->n;
+    if (!kept->merge_into.data) /* a patch that is dropped could not be found again */
+        return -EINVAL;
+    int r = vl_visual_tokens_apply(x, tok, kept, host->work);
+    if (r < 0)
+        return r;
+    struct vl_tensor rows = vl_tensor_rows(&p->h, 0, tok->n);
+    if ((r = x->ops->copy(x, &rows, &tok->feat)) < 0)
+        return r;
+    p->h = rows;
+    for (uint32_t i = 0; i < p->grid * p->grid; i++)
+        host->row[i] = host->work[n + (uint32_t)host->row[i]];
+    for (uint32_t i = 0; i < tok->n; i++)
+        host->bias[i] = logf(host->weight[i]);
+    return 0;
+}
+
+static int merge(struct vl_vit_pass *p, struct vl_exec *x, const struct vl_tensor *k)
+{
+    if (!p->reducer || !p->reducer->ops->in_encoder)
+        return 0;
+    const struct vl_tensor key = heads(p->vit, k);
+    struct vl_visual_tokens tok = {.feat = p->h,
+                                   .pos = p->host->pos,
+                                   .weight = p->host->weight,
+                                   .n = p->h.dim[0],
+                                   .grid_w = p->grid,
+                                   .grid_h = p->grid};
+    struct vl_kept kept = {.n = 0};
+    const size_t mark = vl_arena_mark(x->scratch);
+    int r = p->reducer->ops->in_encoder(p->reducer->state, x, p->next_layer, &tok, &key, &kept);
+    if (r == 0 && kept.n != tok.n)
+        r = apply(p, x, &tok, &kept);
+    vl_arena_reset(x->scratch, mark);
     return r;
 }
 
@@ -213,7 +368,10 @@ static int block(struct vl_vit_pass *p, struct vl_exec *x, const struct vl_vit_l
         (r = linear(x, &v, &a, &y->v, &y->v_b)) ||
         (r = vl_scratch_2d(x, &att, VL_F32, p->h.dim[0], m->d_model)) ||
         (r = attend(p, x, &att, &q, &k, &v)) || (r = add_linear(p, x, &att, &y->o, &y->o_b)) ||
-        (r = x->ops->layer_norm(x, &a, &p->h, &y->ln2, &y->ln2_b, m->eps)) ||
+        (r = merge(p, x, &k)))
+        return r;
+    a = vl_tensor_rows(&a, 0, p->h.dim[0]);
+    if ((r = x->ops->layer_norm(x, &a, &p->h, &y->ln2, &y->ln2_b, m->eps)) ||
         (r = linear(x, &f, &a, &y->up, &y->up_b)) || (r = x->ops->gelu(x, &f, &f)))
         return r;
     return add_linear(p, x, &f, &y->down, &y->down_b);

@@ -4,11 +4,13 @@
  * What model/model.h promises, for every registered family and every tiny pair in tests/golden/<family>/ (a
  * family without eyes takes every text file in tests/golden/): the null backend accepts it and the scratch it
  * measured is enough; n tokens at once are n steps; a cut, a fork, a truncation, an eviction, a second
- * sequence in the batch or a second worker change nothing.
+ * sequence in the batch or a second worker change nothing; and there is room for what reducers ask of an
+ * encoder.
  */
 #include "base/workers.h"
 #include "model/model_private.h"
 #include "tests/golden/taps.h"
+#include "tokenprune/reducer.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -636,6 +638,110 @@ static void check_stills(struct machine *k)
     }
 }
 
+/* ---- reducers before and in the encoder ---- */
+
+/* Asks for all there is: half the tokens on a side, saliency, and in each layer one pair of patches less. */
+static int half_view(void *state, uint32_t shuffle, uint32_t budget, uint32_t *inout_grid)
+{
+    (void)state;
+    (void)budget;
+    *inout_grid = (*inout_grid / shuffle + 1) / 2 * shuffle;
+    return 0;
+}
+
+static int merge_first(void *state, struct vl_exec *x, unsigned layer, const struct vl_visual_tokens *tok,
+                       const struct vl_tensor *key, struct vl_kept *ret)
+{
+    (void)state;
+    (void)layer;
+    assert_true(key->n_dims == 3 && key->dim[0] == tok->n && tok->feat.dim[0] == tok->n);
+    *ret = (struct vl_kept){.n = tok->n - 1};
+    assert_int_equal(vl_scratch_1d(x, &ret->index, VL_I32, tok->n - 1), 0);
+    assert_int_equal(vl_scratch_1d(x, &ret->merge_into, VL_I32, tok->n), 0);
+    int32_t *index = ret->index.data, *into = ret->merge_into.data;
+    for (uint32_t i = 0; i < tok->n; i++)
+        into[i] = (int32_t)(i ? i : 1);
+    for (uint32_t i = 0; i + 1 < tok->n; i++)
+        index[i] = (int32_t)i + 1;
+    return 0;
+}
+
+static const struct vl_reducer_ops greedy[] = {
+    {.name = "greedy, whole", .wants_saliency = true, .in_encoder = merge_first},
+    {.name = "greedy, half", .wants_saliency = true, .view = half_view, .in_encoder = merge_first},
+};
+
+/* One unit, `step` layers at a time; all that comes lies within what was measured. ret: rows, saliency. */
+static uint32_t encode_reduced(struct machine *k, const struct vl_reducer *red, bool still, unsigned step,
+                               float *ret)
+{
+    vl_arena_init(&k->encode_arena, k->encode_mem, still ? k->d->still_scratch : k->d->encode_scratch);
+    vl_auto(vl_encode) e = NULL;
+    uint8_t *pixels = test_picture(61, 40);
+    struct vl_frame frame = test_frame_rgb(pixels, 61, 40), *frames[] = {&frame};
+    const struct vl_unit unit = {.frame = frames,
+                                 .n_frames = 1,
+                                 .still = still,
+                                 .budget = (k->d->frame_tokens + 1) / 2,
+                                 .reducer = red};
+    struct vl_view view[VL_MODEL_MAX_VIEWS];
+    struct vl_visual_tokens tok;
+    uint32_t n_views = VL_MODEL_MAX_VIEWS;
+    assert_int_equal(vl_encode_new(&e, k->m, &k->ex, still), 0);
+    assert_int_equal(k->arch->views(k->m, &unit, view, &n_views), 0);
+    assert_int_equal(k->arch->encode_begin(k->m, e, &unit, 1), 0);
+    free(pixels);
+    int r;
+    while ((r = k->arch->encode_step(e, step, &tok)) == VL_ENCODE_MORE)
+        ;
+    assert_int_equal(r, 0);
+    assert_int_equal(tok.n, n_views * view->n_tokens);
+    assert_true(!red->ops->view || view->n_tokens <= unit.budget);
+    const size_t n = (size_t)tok.n * k->d->d_model;
+    memcpy(ret, tok.feat.data, n * sizeof(*ret));
+    assert_true((tok.saliency.data != NULL) == red->ops->wants_saliency);
+    for (uint32_t i = 0; i < tok.n; i++) {
+        assert_true(tok.pos[i].x < view->grid_w && tok.pos[i].y < view->grid_h);
+        ret[n + i] = tok.saliency.data ? ((const float *)tok.saliency.data)[i] : 0;
+        assert_true(ret[n + i] >= 0);
+    }
+    return tok.n;
+}
+
+static void check_reducer(struct machine *k, const struct vl_reducer *red)
+{
+    const size_t most = (size_t)k->d->max_image_tokens * (k->d->d_model + 1);
+    float *want = calloc(most, sizeof(*want)), *got = calloc(most, sizeof(*got));
+    for (int still = 0; still < 2; still++) {
+        uint32_t n = encode_reduced(k, red, still, 100, want);
+        assert_int_equal(encode_reduced(k, red, still, 1, got), n);
+        same_bits(red->ops->name, got, want, (size_t)n * (k->d->d_model + 1));
+    }
+    free(want);
+    free(got);
+}
+
+/* Every registered one that acts so early, and two that ask for more than any of them. */
+static void check_reducers(struct machine *k)
+{
+    const struct vl_reducer_shape shape = {.max_tokens = k->d->max_image_tokens,
+                                           .d_model = k->d->d_model,
+                                           .n_layers = k->d->kv.n_layers,
+                                           .max_patches = k->d->view_patches,
+                                           .d_vision = k->d->d_vision};
+    for (size_t i = 0; i < sizeof(greedy) / sizeof(greedy[0]); i++)
+        check_reducer(k, &(struct vl_reducer){.ops = &greedy[i]});
+    for (int i = 0; vl_reducers[i]; i++) {
+        const struct vl_reducer_ops *ops = vl_reducers[i];
+        struct vl_reducer red;
+        if (!ops->view && !ops->in_encoder && !ops->wants_saliency)
+            continue;
+        assert_int_equal(vl_reducer_init(&red, ops, NULL, &shape, NULL), 0);
+        check_reducer(k, &red);
+        vl_reducer_done(&red);
+    }
+}
+
 static void check_bad_batch(struct machine *k, struct prompt *p)
 {
     struct vl_kv *kv = new_kv(k, NULL);
@@ -663,6 +769,7 @@ static void check_eyes(struct machine *k, struct prompt *p)
     check_positions(k, p);
     check_render(k);
     check_stills(k);
+    check_reducers(k);
     vl_arena_init(&k->encode_arena, k->encode_mem, k->d->encode_scratch);
 }
 
