@@ -10,19 +10,6 @@
 
 enum { BLOCK = 256 /* odd rows at a time */, GRAIN = 16 /* even rows to a chunk */ };
 
-void vl_match_normalize(float *rows, uint32_t n, uint32_t d)
-{
-    for (uint32_t i = 0; i < n; i++) {
-        float *row = rows + (size_t)i * d;
-        double sum = 0;
-        for (uint32_t k = 0; k < d; k++)
-            sum += (double)row[k] * (double)row[k];
-        const float scale = sum > 0 ? (float)(1 / sqrt(sum)) : 0;
-        for (uint32_t k = 0; k < d; k++)
-            row[k] *= scale;
-    }
-}
-
 size_t vl_match_work(uint32_t n, uint32_t d)
 {
     return (size_t)(n / 2) * d;

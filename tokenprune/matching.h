@@ -19,9 +19,6 @@ struct vl_match {
     int32_t from, to;
 };
 
-/* Each row of [n, d] becomes one long, so that a product is a cosine; a row of zeros stays. */
-void vl_match_normalize(float *rows, uint32_t n, uint32_t d);
-
 /* ret [(n + 1) / 2], by row: the best partner and its product. n >= 2. work: [vl_match_work(n, d)] */
 size_t vl_match_work(uint32_t n, uint32_t d);
 void vl_match_best(struct vl_workers *w, const float *rows, uint32_t n, uint32_t d, float *work,

@@ -4,7 +4,9 @@
 #include "tokenprune/reducer.h"
 
 extern const struct vl_reducer_ops vl_reducer_uniform;
+extern const struct vl_reducer_ops vl_reducer_resolution;
 extern const struct vl_reducer_ops vl_reducer_temporal_diff;
+extern const struct vl_reducer_ops vl_reducer_tome_merge;
 extern const struct vl_reducer_ops vl_reducer_diverse;
 extern const struct vl_reducer_ops vl_reducer_crossget;
 extern const struct vl_reducer_ops vl_reducer_hired;
@@ -12,7 +14,9 @@ extern const struct vl_reducer_ops vl_reducer_hired;
 /* clang-format off */
 const struct vl_reducer_ops *const vl_reducers[] = {
     &vl_reducer_uniform,
+    &vl_reducer_resolution,
     &vl_reducer_temporal_diff,
+    &vl_reducer_tome_merge,
     &vl_reducer_diverse,
     &vl_reducer_crossget,
     &vl_reducer_hired,
