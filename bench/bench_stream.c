@@ -7,6 +7,8 @@
  * at most 10 % more; else the exit status is 1. The first tenth is left out: there the window fills.
  *
  *     build/bench/bench_stream --model data/vlmd-world-text.gguf --mmproj data/vlmd-world-mmproj.gguf
+ *
+ * --policy and --kv-bytes: the same for another window, in so much memory for all pages.
  */
 #include "base/clock.h"
 #include "bench/feed.h"
@@ -28,7 +30,7 @@ enum {
 
 struct tenth {
     uint64_t private_bytes, kv_bytes;
-    uint32_t window_tokens, n_captions;
+    uint32_t window_tokens, window_frames, n_captions;
     int64_t latency_ns, encode_ns, prefill_ns, decode_ns;
 };
 
@@ -97,12 +99,14 @@ static void run_tenth(struct vl_feed *f, struct vl_world *world, uint32_t first,
     }
     t->private_bytes = private_dirty();
     t->window_tokens = f->stats.window_tokens;
+    t->window_frames = f->stats.window_frames;
     t->kv_bytes = (uint64_t)median(kv_bytes, n);
     t->latency_ns = median(latency, n_asked);
-    (void)printf("%u,%llu,%llu,%u,%u,%.3f,%.3f,%.3f,%.3f\n", first + n, (unsigned long long)t->private_bytes,
-                 (unsigned long long)t->kv_bytes, t->window_tokens, t->n_captions,
-                 (double)t->encode_ns / n / 1e6, (double)t->prefill_ns / n / 1e6,
-                 (double)t->decode_ns / n / 1e6, (double)t->latency_ns / 1e6);
+    (void)printf("%u,%llu,%llu,%u,%u,%u,%.3f,%.3f,%.3f,%.3f\n", first + n,
+                 (unsigned long long)t->private_bytes, (unsigned long long)t->kv_bytes, t->window_tokens,
+                 t->window_frames, t->n_captions, (double)t->encode_ns / n / 1e6,
+                 (double)t->prefill_ns / n / 1e6, (double)t->decode_ns / n / 1e6,
+                 (double)t->latency_ns / 1e6);
     (void)fflush(stdout);
 }
 
@@ -120,11 +124,14 @@ static bool verdict(const struct tenth *second, const struct tenth *last)
 
 int main(int argc, char **argv)
 {
-    static const struct option known[] = {{"model", required_argument, NULL, 'm'},
-                                          {"mmproj", required_argument, NULL, 'p'},
-                                          {"seconds", required_argument, NULL, 's'},
-                                          {NULL, 0, NULL, 0}};
+    static const struct option known[] = {
+        {"model", required_argument, NULL, 'm'},    {"mmproj", required_argument, NULL, 'p'},
+        {"seconds", required_argument, NULL, 's'},  {"policy", required_argument, NULL, 'k'},
+        {"kv-bytes", required_argument, NULL, 'b'}, {NULL, 0, NULL, 0}};
     struct vl_engine_opts o = {.max_sessions = 1, .max_forks = 1};
+    struct vl_error err = {0, ""};
+    char policy[64] = "sink_window";
+    vl_auto(vl_params) params = NULL;
     uint32_t seconds = 3600;
     for (int c; (c = getopt_long(argc, argv, "", known, NULL)) >= 0;)
         switch (c) {
@@ -137,11 +144,19 @@ int main(int argc, char **argv)
         case 's':
             seconds = (uint32_t)strtoul(optarg, NULL, 0);
             break;
+        case 'k':
+            if (vl_params_parse(optarg, policy, sizeof(policy), &params, &err) < 0)
+                vl_feed_die("--policy: %s", err.msg);
+            break;
+        case 'b':
+            o.kv_bytes = strtoull(optarg, NULL, 0);
+            break;
         default:
             return 2;
         }
     if (!o.model || !o.mmproj || seconds < 100 || seconds / TENTHS > MAX_SECONDS)
-        vl_feed_die("usage: bench_stream --model FILE --mmproj FILE [--seconds N, at least 100]");
+        vl_feed_die("usage: bench_stream --model FILE --mmproj FILE [--seconds N, at least 100] "
+                    "[--policy NAME:KEY=VALUE,...] [--kv-bytes N]");
     static struct vl_feed f;
     struct vl_world_options w = vl_world_default_options(1);
     struct vl_world *world;
@@ -150,10 +165,12 @@ int main(int argc, char **argv)
     vl_feed_open(&f, &o);
     vl_feed_begin(&f, &(struct vl_session_opts){.max_caption_tokens = MAX_TOKENS,
                                                 .captions = true,
+                                                .policy = policy,
+                                                .policy_params = params,
                                                 .sampling = VL_SAMPLING_GREEDY});
     struct tenth t[TENTHS] = {0};
-    (void)printf(
-        "second,private_bytes,kv_bytes,window_tokens,captions,encode_ms,prefill_ms,decode_ms,question_ms\n");
+    (void)printf("second,private_bytes,kv_bytes,window_tokens,window_frames,captions,encode_ms,prefill_ms,"
+                 "decode_ms,question_ms\n");
     for (uint32_t i = 0; i < TENTHS; i++)
         run_tenth(&f, world, i * (seconds / TENTHS), seconds / TENTHS, &t[i]);
     bool good = verdict(&t[1], &t[TENTHS - 1]);
