@@ -99,12 +99,14 @@ static uint64_t usec(int64_t ns)
     return ns > 0 ? (uint64_t)(ns / VL_NSEC_PER_USEC) : 0;
 }
 
-/* What holds: the one that was asked for, else the model's own as soon as that is known. */
+/* What holds: the one that was asked for, else the policy's own, which is known from the first frame on, or
+ * the model's. */
 static uint64_t window_usec(const struct vl_stream *s)
 {
-    return s->spec.window_usec ? s->spec.window_usec
-           : s->model          ? s->model->info.default_window_frames * s->spec.sample_interval_usec
-                               : 0;
+    const uint32_t own = s->model ? s->model->info.default_window_frames : 0;
+    if (s->spec.window_usec)
+        return s->spec.window_usec;
+    return (s->stats.window_limit ? s->stats.window_limit : own) * s->spec.sample_interval_usec;
 }
 
 static int get_u64(sd_bus *bus, const char *path, const char *interface, const char *property,

@@ -84,6 +84,8 @@ struct vl_session_stats {
     uint64_t n_visual_tokens, n_text_tokens; /* that entered the window */
     uint64_t n_captions, n_gaps;
     uint32_t window_tokens, window_frames;    /* held now; window_frames counts those still visible */
+    uint32_t window_limit;                    /* frames of which the policy keeps anything; 0: it does not
+                                               * count them */
     uint64_t kv_bytes;                        /* pages it holds now */
     int64_t oldest_wall_ns, newest_wall_ns;   /* frames still visible; 0: none */
     int64_t encode_ns, prefill_ns, decode_ns; /* work on the last frame */

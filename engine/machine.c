@@ -240,7 +240,8 @@ static int take_memory(struct vl_machine *m, const struct vl_engine_opts *o, con
     struct vl_kv_pool_stats st;
     int r;
     m->rel = calloc(m->desc->frame_tokens + 1, sizeof(*m->rel));
-    if (!m->rel)
+    m->place = calloc(m->desc->frame_tokens + 1, sizeof(*m->place));
+    if (!m->rel || !m->place)
         return vl_error_set(err, -ENOMEM, "no memory for positions");
     if ((r = open_arena(m, &m->run_arena, s->run, err)) < 0 ||
         (r = open_arena(m, &m->encode_arena, s->encode, err)) < 0 ||
@@ -304,6 +305,7 @@ void vl_machine_close(struct vl_machine *m)
         m->ops->close(m->device);
     m->workers = vl_workers_unref(m->workers);
     free(m->rel);
+    free(m->place);
     if (m->budget)
         vl_budget_give(m->budget, m->budget_bytes);
     memset(m, 0, sizeof(*m));

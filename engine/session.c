@@ -120,7 +120,17 @@ static int render_sink(struct vl_session *s, struct vl_error *err)
     return 0;
 }
 
-/* A policy that counts frames keeps as many as the model was made for, unless it is told otherwise. */
+/* As many frames as the model was made for; a policy that keeps less of each looks back further, but not over
+ * more positions than the model knows. */
+static uint32_t default_window(const struct vl_machine *m, const struct vl_kv_policy *policy)
+{
+    uint32_t own = m->desc->default_window_frames, most = m->n_ctx / m->max_frame_ids;
+    if (!policy->n_windows || most <= own)
+        return own;
+    return own * policy->n_windows < most ? own * policy->n_windows : most;
+}
+
+/* A policy that counts frames is told how many, unless somebody did. */
 static int set_window(const struct vl_machine *m, struct vl_session_plan *plan)
 {
     const struct vl_param_desc *d = plan->policy->params;
@@ -130,7 +140,7 @@ static int set_window(const struct vl_machine *m, struct vl_session_plan *plan)
     if (!d->key || vl_params_f64(plan->policy_params, "window", &window) < 0)
         return 0;
     if (window == 0 && m->desc->default_window_frames) {
-        window = m->desc->default_window_frames;
+        window = default_window(m, plan->policy);
         int r = vl_params_set_f64(plan->policy_params, "window", window);
         if (r < 0)
             return r;
@@ -278,6 +288,7 @@ void vl_session_measure(struct vl_session *s)
     vl_kv_get_stats(s->kv, &kv);
     s->stats.window_tokens = vl_kv_n_committed(s->kv);
     s->stats.window_frames = seen.n;
+    s->stats.window_limit = s->plan->window_frames;
     s->stats.kv_bytes = kv.bytes;
     s->stats.oldest_wall_ns = s->stats.newest_wall_ns = 0;
     for (uint64_t u = seen.oldest; any && u <= seen.newest; u++) {

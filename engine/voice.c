@@ -65,8 +65,13 @@ static int append_run(struct vl_voice *v, const int32_t *id, uint32_t n, const s
         int r = vl_model_arch(v->m->model)->positions(v->m->model, tok, v->m->rel, &s.extent);
         if (r < 0)
             return r;
+        for (uint32_t i = 0; i < n; i++) {
+            v->m->place[i][0] = tok->pos[i].y;
+            v->m->place[i][1] = tok->pos[i].x;
+        }
         s.kind = VL_KV_VISUAL;
         s.rel = v->m->rel;
+        s.place = v->m->place;
     }
     uint32_t slot;
     return vl_kv_append(v->kv, &v->m->x, &s, &slot);
@@ -104,15 +109,17 @@ int vl_voice_evict(struct vl_voice *v, uint32_t n_wanted, uint32_t *ret_n)
     return r;
 }
 
-/* After an append answered r: 0, try again; VL_VOICE_FULL; or an error. */
+/* After an append answered r: 0, try again; VL_VOICE_FULL; or an error. Room is asked for by the page, since
+ * what comes may need fewer of them than its tokens would fill: no picture leaves that could have stayed. */
 static int make_room(struct vl_voice *v, int r, uint32_t n)
 {
     if (r < 0)
         return r;
     if (r == VL_KV_BUSY)
         return vl_machine_end_fork(v->m) ? 0 : -ENOSPC;
+    const uint32_t page = v->m->geometry.page_slots;
     uint32_t gone = 0;
-    r = vl_voice_evict(v, n, &gone);
+    r = vl_voice_evict(v, n < page ? n : page, &gone);
     return r < 0 ? r : gone ? 0 : VL_VOICE_FULL;
 }
 

@@ -248,7 +248,7 @@ static int check_segment(const struct vl_kv *kv, const struct vl_kv_segment *s, 
     if (kv->n > 0 && s->unit < kv->tok[kv->n - 1].unit)
         return -EINVAL;
     if (s->kind == VL_KV_TEXT)
-        return s->rel || s->extent != s->n ? -EINVAL : 0;
+        return s->rel || s->place || s->extent != s->n ? -EINVAL : 0;
     if (!s->rel)
         return n_before + s->n > s->extent ? -EINVAL : 0;
     for (uint32_t i = 0; i < s->n; i++)
@@ -314,6 +314,10 @@ static void add_tokens(struct vl_kv *kv, const struct vl_kv_segment *s, struct s
     for (uint32_t i = 0; i < s->n; i++) {
         uint32_t slot = kv->n + i;
         kv->tok[slot] = (struct vl_kv_token){.unit = s->unit, .kind = (uint8_t)s->kind, .pinned = s->pinned};
+        if (s->kind == VL_KV_VISUAL) {
+            kv->tok[slot].y = s->place ? s->place[i][0] : 0;
+            kv->tok[slot].x = s->place ? s->place[i][1] : (uint16_t)(n_before + i);
+        }
         for (int a = 0; a < 3; a++)
             kv->pos[slot][a] = base + (s->rel ? s->rel[i][a] : (int64_t)n_before + i);
     }

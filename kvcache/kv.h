@@ -50,10 +50,11 @@ struct vl_kv_segment {
     enum vl_kv_kind kind;
     bool pinned; /* the sink: never evicted, slides forward instead */
     uint32_t n;
-    uint64_t unit;           /* not less than the last appended; -EINVAL */
-    int64_t extent;          /* positions it takes up, counted before pruning; text: n */
-    const int64_t (*rel)[3]; /* [n] from the segment's base, each in [0, extent); NULL: counted on from the
-                              * tokens that the open segment has. Text: NULL */
+    uint64_t unit;              /* not less than the last appended; -EINVAL */
+    int64_t extent;             /* positions it takes up, counted before pruning; text: n */
+    const int64_t (*rel)[3];    /* [n] from the segment's base, each in [0, extent); NULL: counted on from the
+                                 * tokens that the open segment has. Text: NULL */
+    const uint16_t (*place)[2]; /* [n] y, x in the picture's grid, for policies; NULL: one row. Text: NULL */
 };
 
 /* Bytes of pool that n_text and n_visual tokens take in whole pages, each kind in n_runs runs (0 counts as
@@ -87,7 +88,7 @@ VL_DEFINE_AUTO(vl_kv)
 /* Makes room for s->n tokens, all or none, and gives them positions; *ret_slot is the first. Their keys and
  * values are what vl_kv_store puts there, for every layer, before anybody reads them. A visual append of the
  * same unit extends the open visual segment until a text append or a commit: a long frame may come in pieces,
- * each with the extent of the whole. VL_KV_FULL: vl_kv_evict(kv, x, s->n, &n) and again while n > 0; on a
+ * each with the extent of the whole. VL_KV_FULL: vl_kv_evict for some tokens and again while n > 0; on a
  * fork: give up, the parent is never evicted for it. VL_KV_BUSY: never on a fork. */
 int vl_kv_append(struct vl_kv *kv, struct vl_exec *x, const struct vl_kv_segment *s, uint32_t *ret_slot);
 

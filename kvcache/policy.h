@@ -20,6 +20,7 @@ struct vl_kv_token {
     uint64_t unit; /* never decreases from slot to slot: what came in with one frame and its words */
     uint8_t kind;  /* enum vl_kv_kind */
     bool pinned;
+    uint16_t y, x; /* of a visual token: its place in the picture's grid, counted before any reduction */
 };
 
 /* Asked after every commit with n_wanted 0, when it only enforces its own windows, and with n_wanted > 0 when
@@ -32,6 +33,10 @@ struct vl_kv_token {
 struct vl_kv_policy {
     const char *name, *paper;
     const struct vl_param_desc *params; /* ends with key == NULL */
+    /* The option `window`, when there is one, is of units: a unit further back than that has no picture left.
+     * When nobody says it is that many times the window the model was made for: what keeps less of each
+     * picture looks back further. 0: once. */
+    uint32_t n_windows;
     /* Bytes of host memory for one sequence of at most max_tokens tokens. */
     size_t (*state_size)(const struct vl_params *p, uint32_t max_tokens, uint32_t n_layers);
     int (*init)(void *state, const struct vl_params *p,

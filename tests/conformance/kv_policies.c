@@ -35,6 +35,8 @@ static void draw_tokens(struct case_of *c, struct test_rng *rng)
             c->tok[i] = c->tok[i - 1];
         }
         c->tok[i].unit = unit;
+        c->tok[i].y = (uint16_t)test_randn(rng, 6);
+        c->tok[i].x = (uint16_t)test_randn(rng, 6);
         c->tok[i].pinned |= sink;
         c->n_free -= c->tok[i].pinned;
     }

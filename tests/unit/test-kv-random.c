@@ -137,7 +137,8 @@ static void model_fork(struct model *to, const struct model *from)
 
 static struct {
     struct test_rng *rng;
-    bool random; /* any unpinned slots, else sink_window's */
+    const struct vl_kv_policy *policy; /* who is asked */
+    bool random;                       /* nobody: any unpinned slots */
     uint32_t slots[MAX_TOKENS], n;
 } said;
 
@@ -145,7 +146,7 @@ static int pick_and_tell(void *state, const struct vl_kv_token *tok, uint32_t n,
                          uint32_t *ret_slots, uint32_t *ret_n)
 {
     if (!said.random) {
-        int r = vl_kv_policies[0]->pick(state, tok, n, n_wanted, ret_slots, ret_n);
+        int r = said.policy->pick(state, tok, n, n_wanted, ret_slots, ret_n);
         memcpy(said.slots, ret_slots, *ret_n * sizeof(*ret_slots));
         said.n = *ret_n;
         return r;
@@ -162,18 +163,23 @@ static int pick_and_tell(void *state, const struct vl_kv_token *tok, uint32_t n,
 
 static size_t state_size(const struct vl_params *p, uint32_t max_tokens, uint32_t n_layers)
 {
-    return vl_kv_policies[0]->state_size(p, max_tokens, n_layers);
+    return said.policy->state_size(p, max_tokens, n_layers);
 }
 
 static int init(void *state, const struct vl_params *p, struct vl_error *err)
 {
-    return vl_kv_policies[0]->init(state, p, err);
+    return said.policy->init(state, p, err);
 }
 
-static struct vl_kv_policy teller(void)
+/* A registered policy, drawn from the list's own generator. */
+static struct vl_kv_policy teller(struct test_rng *rng)
 {
+    uint32_t n = 0;
+    while (vl_kv_policies[n])
+        n++;
+    said.policy = vl_kv_policies[test_randn(rng, n)];
     return (struct vl_kv_policy){.name = "teller",
-                                 .params = vl_kv_policies[0]->params,
+                                 .params = said.policy->params,
                                  .state_size = state_size,
                                  .init = init,
                                  .pick = pick_and_tell};
@@ -478,7 +484,6 @@ static void test_random_lists(void **state)
     struct list *l = calloc(1, sizeof(*l));
     assert_non_null(l);
     l->rng = test_rng_new("kv lists");
-    l->policy = teller();
     said.rng = &l->rng;
     test_exec_open(&l->e, "cpu", 1 << 16);
     for (int i = 0; i < LISTS; i++) {
@@ -486,6 +491,7 @@ static void test_random_lists(void **state)
         const struct vl_kv_reserve forks = {test_randn(&l->rng, 5), test_randn(&l->rng, share),
                                             test_randn(&l->rng, share)};
         said.random = test_randn(&l->rng, 2) == 0;
+        l->policy = teller(&l->rng);
         new_params(l);
         new_pool(l, 1 + test_randn(&l->rng, 30), &forks);
         new_seq(l, &l->seq[0]);
@@ -556,10 +562,8 @@ static void test_questions_change_nothing(void **state)
     assert_non_null(l);
     struct test_rng seeds = test_rng_new("kv twins"), asker = seeds;
     said.random = false;
-    for (int t = 0; t < 2; t++) {
-        l[t].policy = teller();
+    for (int t = 0; t < 2; t++)
         test_exec_open(&l[t].e, "cpu", 1 << 16);
-    }
     for (int i = 0; i < TWIN_LISTS; i++) {
         /* a fork may hold every token in a page of its own */
         const struct vl_kv_reserve forks = {MAX_SEQS - 1, 2 * MAX_TOKENS * SLOTS, MAX_TOKENS * SLOTS};
@@ -567,6 +571,7 @@ static void test_questions_change_nothing(void **state)
         for (int t = 0; t < 2; t++) {
             l[t].rng.s = seed;
             l[t].next_id = 1;
+            l[t].policy = teller(&l[t].rng);
             new_params(&l[t]);
             new_pool(&l[t], 1 + test_randn(&l[t].rng, 20), &forks);
             new_seq(&l[t], &l[t].seq[0]);

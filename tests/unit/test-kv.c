@@ -89,15 +89,17 @@ static int add(struct fixture *f, struct vl_kv *kv, enum vl_kv_kind kind, uint64
 {
     uint32_t slot = 0;
     int64_t rel[MAX_TOKENS][3];
+    uint16_t place[MAX_TOKENS][2];
     struct vl_kv_segment s = {.kind = kind, .n = n, .unit = unit, .extent = n, .pinned = unit == 0};
     for (uint32_t i = 0; grid_w > 0 && i < n; i++) {
         rel[i][0] = 0;
-        rel[i][1] = i / grid_w;
-        rel[i][2] = i % grid_w;
+        rel[i][1] = place[i][0] = (uint16_t)(i / grid_w);
+        rel[i][2] = place[i][1] = (uint16_t)(i % grid_w);
     }
     if (grid_w > 0) {
         s.extent = extent_of(n, grid_w);
         s.rel = (const int64_t(*)[3])rel;
+        s.place = (const uint16_t(*)[2])place;
     }
     int r = vl_kv_append(kv, &f->e.x, &s, &slot);
     if (r == 0)
@@ -140,63 +142,63 @@ static const float *row_at(const struct vl_kv *kv, unsigned layer, unsigned whic
     return NULL;
 }
 
-/* A naive sequence beside the cache: what it should hold, segment by segment, and nothing of where. */
-struct shadow_segment {
-    uint64_t unit, id;
-    uint32_t n, grid_w;
-    enum vl_kv_kind kind;
+/* A naive sequence beside the cache: what it should hold, token by token, and nothing of where. */
+struct shadow_token {
+    uint64_t id, seg; /* seg: of a picture, by its number */
+    int64_t extent;   /* of its picture's grid; 0: a word */
+    int64_t rel[3];
 };
 struct shadow {
-    struct shadow_segment seg[256];
-    uint32_t n_segs, n;
-    uint64_t id[MAX_TOKENS];
+    struct shadow_token tok[MAX_TOKENS];
+    uint32_t n;
+    uint64_t n_segs;
     int64_t pos[MAX_TOKENS][3]; /* freshly assigned, from zero */
     int64_t end;
 };
 
-static void shadow_add(struct shadow *s, enum vl_kv_kind kind, uint64_t unit, uint32_t n, uint64_t id,
-                       uint32_t grid_w)
+static void shadow_add(struct shadow *s, enum vl_kv_kind kind, uint32_t n, uint64_t id, uint32_t grid_w)
 {
-    assert_true(s->n_segs < 256);
-    s->seg[s->n_segs++] = (struct shadow_segment){unit, id, n, grid_w, kind};
-}
-
-/* Drops all segments of a kind and unit; returns their tokens. */
-static uint32_t shadow_drop(struct shadow *s, enum vl_kv_kind kind, uint64_t unit)
-{
-    uint32_t kept = 0, gone = 0;
-    for (uint32_t i = 0; i < s->n_segs; i++) {
-        if (s->seg[i].kind == kind && s->seg[i].unit == unit)
-            gone += s->seg[i].n;
-        else
-            s->seg[kept++] = s->seg[i];
+    s->n_segs++;
+    assert_true(n <= MAX_TOKENS - s->n);
+    for (uint32_t k = 0; k < n; k++) {
+        struct shadow_token *t = &s->tok[s->n++];
+        *t = (struct shadow_token){.id = id + k, .seg = s->n_segs};
+        if (kind == VL_KV_TEXT)
+            continue;
+        t->extent = extent_of(n, grid_w);
+        t->rel[0] = grid_w > 0 ? 0 : k;
+        t->rel[1] = grid_w > 0 ? k / grid_w : k;
+        t->rel[2] = grid_w > 0 ? k % grid_w : k;
     }
-    s->n_segs = kept;
-    return gone;
 }
 
-static uint32_t shadow_text(const struct shadow *s)
+static void shadow_drop(struct shadow *s, const uint32_t *slots, uint32_t n)
 {
-    uint32_t n = 0;
-    for (uint32_t i = 0; i < s->n_segs; i++)
-        n += s->seg[i].kind == VL_KV_TEXT && s->seg[i].unit > 0 ? s->seg[i].n : 0;
-    return n;
+    uint32_t kept = 0, k = 0;
+    for (uint32_t i = 0; i < s->n; i++) {
+        if (k < n && slots[k] == i)
+            k++;
+        else
+            s->tok[kept++] = s->tok[i];
+    }
+    s->n = kept;
 }
 
+/* Words follow one another; a picture takes up its whole grid while anything of it is left. */
 static void shadow_lay_out(struct shadow *s)
 {
-    s->n = 0;
+    int64_t base = 0;
+    uint64_t seg = 0;
     s->end = 0;
-    for (uint32_t i = 0; i < s->n_segs; i++) {
-        const struct shadow_segment *g = &s->seg[i];
-        for (uint32_t k = 0; k < g->n; k++) {
-            int64_t *pos = s->pos[s->n];
-            s->id[s->n++] = g->id + k;
-            pos[0] = s->end + (g->grid_w > 0 ? 0 : k);
-            pos[1] = s->end + (g->grid_w > 0 ? k / g->grid_w : k);
-            pos[2] = s->end + (g->grid_w > 0 ? k % g->grid_w : k);
+    for (uint32_t i = 0; i < s->n; i++) {
+        const struct shadow_token *t = &s->tok[i];
+        if (t->extent == 0 || t->seg != seg) {
+            base = s->end;
+            s->end += t->extent > 0 ? t->extent : 1;
+            seg = t->seg;
         }
-        s->end += extent_of(g->n, g->grid_w);
+        for (int a = 0; a < 3; a++)
+            s->pos[i][a] = base + t->rel[a];
     }
 }
 
@@ -208,7 +210,7 @@ static void attend(const struct shadow *s, unsigned layer, unsigned head, const 
     double max = -INFINITY, sum = 0;
     float k[WIDTH], v[WIDTH];
     for (uint32_t t = 0; t < s->n; t++) {
-        fill(k, s->id[t], layer, 0);
+        fill(k, s->tok[t].id, layer, 0);
         const float *kh = k + head * HEAD_DIM;
         logit[t] = 0;
         for (uint32_t i = 0; i < rope->n_pairs; i++) {
@@ -221,7 +223,7 @@ static void attend(const struct shadow *s, unsigned layer, unsigned head, const 
     memset(ret, 0, HEAD_DIM * sizeof(*ret));
     for (uint32_t t = 0; t < s->n; t++) {
         double p = exp(logit[t] - max);
-        fill(v, s->id[t], layer, 1);
+        fill(v, s->tok[t].id, layer, 1);
         for (int i = 0; i < HEAD_DIM; i++)
             ret[i] += p * v[head * HEAD_DIM + i];
         sum += p;
@@ -299,6 +301,67 @@ static void test_slide(void **state)
     close_fixture(&f);
 }
 
+/* Asks a registered policy, and writes down what it says. */
+static struct {
+    const struct vl_kv_policy *policy;
+    uint32_t slot[MAX_TOKENS], n;
+    uint64_t n_parts; /* answers that took a part of a picture and left another */
+} told;
+
+static void count_parts(const struct vl_kv_token *tok, uint32_t n)
+{
+    for (uint32_t i = 0, k = 0, first = 0, gone = 0; i < n; i++) {
+        bool goes = k < told.n && told.slot[k] == i, visual = tok[i].kind == VL_KV_VISUAL;
+        k += goes;
+        if (i == 0 || tok[i].kind != tok[i - 1].kind || tok[i].unit != tok[i - 1].unit) {
+            first = i;
+            gone = 0;
+        }
+        gone += goes;
+        bool ends = i + 1 == n || tok[i].kind != tok[i + 1].kind || tok[i].unit != tok[i + 1].unit;
+        if (ends && visual && gone > 0 && gone < i + 1 - first) {
+            told.n_parts++;
+            return;
+        }
+    }
+}
+
+static int pick_and_tell(void *state, const struct vl_kv_token *tok, uint32_t n, uint32_t n_wanted,
+                         uint32_t *ret_slots, uint32_t *ret_n)
+{
+    int r = told.policy->pick(state, tok, n, n_wanted, ret_slots, ret_n);
+    assert_int_equal(r, 0);
+    memcpy(told.slot, ret_slots, *ret_n * sizeof(*ret_slots));
+    told.n = *ret_n;
+    count_parts(tok, n);
+    return 0;
+}
+
+/* A sequence under a registered policy, its options small where it has them. */
+static struct vl_kv *new_told_kv(struct fixture *f, const struct vl_kv_policy *policy)
+{
+    static struct vl_kv_policy teller;
+    static const struct {
+        const char *key;
+        double value;
+    } small[] = {{"window", 5}, {"text_tokens", 40}, {"full", 1}, {"step", 1}, {"least", 2}};
+    struct vl_kv *kv = NULL;
+    struct vl_error err = {0, ""};
+    vl_auto(vl_params) p = NULL;
+    assert_int_equal(vl_params_new(&p), 0);
+    for (const struct vl_param_desc *d = policy->params; d->key; d++)
+        for (size_t i = 0; i < sizeof(small) / sizeof(small[0]); i++)
+            if (!strcmp(d->key, small[i].key))
+                assert_int_equal(vl_params_set_f64(p, d->key, small[i].value), 0);
+    teller = *policy;
+    teller.pick = pick_and_tell;
+    told.policy = policy;
+    told.n_parts = 0;
+    if (vl_kv_new(&kv, f->pool, &teller, p, MAX_TOKENS, &err) < 0)
+        fail_msg("%s: %s", policy->name, err.msg);
+    return kv;
+}
+
 /* One unit of the commentary protocol: header, picture, now and then a caption. */
 static void add_unit(struct fixture *f, struct vl_kv *kv, struct shadow *s, uint64_t unit, uint64_t *id,
                      uint32_t grid_w)
@@ -306,66 +369,66 @@ static void add_unit(struct fixture *f, struct vl_kv *kv, struct shadow *s, uint
     uint32_t header = 1 + test_randn(&f->rng, 4), caption = test_randn(&f->rng, 5),
              visual = grid_w ? 3 * grid_w : 13;
     assert_int_equal(add(f, kv, VL_KV_TEXT, unit, header, *id, 0), 0);
-    shadow_add(s, VL_KV_TEXT, unit, header, *id, 0);
+    shadow_add(s, VL_KV_TEXT, header, *id, 0);
     *id += header;
     assert_int_equal(add(f, kv, VL_KV_VISUAL, unit, visual, *id, grid_w), 0);
-    shadow_add(s, VL_KV_VISUAL, unit, visual, *id, grid_w);
+    shadow_add(s, VL_KV_VISUAL, visual, *id, grid_w);
     *id += visual;
     if (caption == 0)
         return;
     assert_int_equal(add(f, kv, VL_KV_TEXT, unit, caption, *id, 0), 0);
-    shadow_add(s, VL_KV_TEXT, unit, caption, *id, 0);
+    shadow_add(s, VL_KV_TEXT, caption, *id, 0);
     *id += caption;
 }
 
-enum { WINDOW = 3, TEXT = 40 };
-
-/* The window by its own books: pictures beyond the third, then the oldest words beyond forty without a
- * picture. */
-static uint32_t shadow_evict(struct shadow *s, uint64_t unit, uint64_t *oldest_text)
+/* The position that the next token would get. */
+static int64_t next_position(struct fixture *f, struct vl_kv *kv)
 {
-    uint32_t gone = unit > WINDOW ? shadow_drop(s, VL_KV_VISUAL, unit - WINDOW) : 0;
-    while (shadow_text(s) > TEXT && *oldest_text + WINDOW <= unit)
-        gone += shadow_drop(s, VL_KV_TEXT, (*oldest_text)++);
-    return gone;
+    uint32_t slot;
+    struct vl_kv_segment one = {.kind = VL_KV_TEXT, .n = 1, .unit = UINT64_MAX, .extent = 1};
+    assert_int_equal(vl_kv_append(kv, &f->e.x, &one, &slot), 0);
+    int64_t pos = vl_kv_positions(kv, slot)[0][0];
+    assert_int_equal(vl_kv_truncate(kv, slot), 0);
+    return pos;
 }
 
 /* L1.1 and L1.2: the window after each eviction against the same keys and values at freshly assigned
  * positions; the error of the last thousand evictions is that of the first. The query stands where the next
  * token would. */
-static void exact_for_long(const uint8_t *axis, bool grids, uint32_t n_evictions)
+static void exact_for_long(const struct vl_kv_policy *policy, const uint8_t *axis, bool grids,
+                           uint32_t n_evictions)
 {
     struct fixture f;
     struct shadow *s = calloc(1, sizeof(*s));
     assert_non_null(s);
     open_fixture(&f, "cpu", VL_F32, axis, 64, NULL);
-    struct vl_kv *kv = new_kv(&f, WINDOW, TEXT);
+    struct vl_kv *kv = new_told_kv(&f, policy);
     double first = 0, last = 0, worst = 0;
-    uint64_t id = 7, oldest_text = 1;
+    uint64_t id = 7;
     uint32_t evictions = 0;
     int64_t pos = 0;
     assert_int_equal(add(&f, kv, VL_KV_TEXT, 0, 6, 1, 0), 0);
-    shadow_add(s, VL_KV_TEXT, 0, 6, 1, 0);
+    shadow_add(s, VL_KV_TEXT, 6, 1, 0);
     for (uint64_t unit = 1; evictions < n_evictions; unit++) {
         add_unit(&f, kv, s, unit, &id, grids ? 2 + (unit / 100 % 2) * 3 : 0);
-        uint32_t want = shadow_evict(s, unit, &oldest_text);
-        assert_int_equal(evict(&f, kv), want);
-        evictions += want > 0;
+        uint32_t gone = evict(&f, kv);
+        assert_int_equal(gone, told.n);
+        shadow_drop(s, told.slot, told.n);
+        evictions += told.n > 0;
+        assert_true(evictions > 0 || unit < 100);
         if (unit % 50 != 0 && unit > 20)
             continue;
-        uint32_t slot; /* the next position, as a token would get it */
-        struct vl_kv_segment one = {.kind = VL_KV_TEXT, .n = 1, .unit = unit, .extent = 1};
-        assert_int_equal(vl_kv_append(kv, &f.e.x, &one, &slot), 0);
-        pos = vl_kv_positions(kv, slot)[0][0];
-        assert_int_equal(vl_kv_truncate(kv, slot), 0);
+        pos = next_position(&f, kv);
         shadow_lay_out(s);
         double e = attention_error(&f, kv, s, pos, (unsigned)(unit / 50) % LAYERS);
         worst = fmax(worst, e);
         first = evictions < n_evictions / 10 ? fmax(first, e) : first;
         last = evictions > n_evictions / 10 * 9 ? fmax(last, e) : last;
     }
-    print_message("%u evictions, up to position %lld: error %.2g, first tenth %.2g, last tenth %.2g\n",
-                  n_evictions, (long long)pos, worst, first, last);
+    print_message("%s: %u evictions, %llu of parts of pictures, up to position %lld: error %.2g, first tenth "
+                  "%.2g, last tenth %.2g\n",
+                  policy->name, n_evictions, (unsigned long long)told.n_parts, (long long)pos, worst, first,
+                  last);
     assert_true(worst <= 1e-4 && last <= 2 * first + 1e-6);
     kv = vl_kv_unref(kv);
     free(s);
@@ -375,13 +438,15 @@ static void exact_for_long(const uint8_t *axis, bool grids, uint32_t n_evictions
 static void test_exact_for_long(void **state)
 {
     (void)state;
-    exact_for_long(axis_1d, false, 10000);
+    for (int p = 0; vl_kv_policies[p]; p++)
+        exact_for_long(vl_kv_policies[p], axis_1d, false, 10000);
 }
 
 static void test_exact_three_axes(void **state)
 {
     (void)state;
-    exact_for_long(axis_3d, true, 2000);
+    for (int p = 0; vl_kv_policies[p]; p++)
+        exact_for_long(vl_kv_policies[p], axis_3d, true, 2000);
 }
 
 /* Drops the odd visual tokens, once. */
@@ -433,7 +498,7 @@ static void test_pruned_positions(void **state)
     vl_auto(vl_kv) kv = NULL;
     assert_int_equal(vl_kv_new(&kv, f.pool, &odd, NULL, MAX_TOKENS, NULL), 0);
     assert_int_equal(add(&f, kv, VL_KV_TEXT, 0, 6, 1, 0), 0);
-    shadow_add(s, VL_KV_TEXT, 0, 6, 1, 0);
+    shadow_add(s, VL_KV_TEXT, 6, 1, 0);
     /* a 5 x 6 grid of which every third token is left out on arrival */
     int64_t rel[30][3];
     uint32_t n = 0, slot;
@@ -450,20 +515,20 @@ static void test_pruned_positions(void **state)
     for (uint32_t i = 0, k = 0; i < 30; i++)
         if (i % 3 != 1)
             store_all(&f, kv, slot + k++, 1, 100 + i);
-    shadow_add(s, VL_KV_VISUAL, 1, 30, 100, 6);
+    shadow_add(s, VL_KV_VISUAL, 30, 100, 6);
     assert_int_equal(add(&f, kv, VL_KV_TEXT, 1, 4, 200, 0), 0);
-    shadow_add(s, VL_KV_TEXT, 1, 4, 200, 0);
+    shadow_add(s, VL_KV_TEXT, 4, 200, 0);
     assert_int_equal(vl_kv_positions(kv, slot + n)[0][0], 6 + 6); /* the extent is the whole grid's */
     assert_int_equal(evict(&f, kv), 10);
 
     shadow_lay_out(s);
     uint32_t kept = 0, at = 0;
     for (uint32_t i = 0; i < s->n; i++) {
-        bool picture = s->id[i] >= 100 && s->id[i] < 130;
-        if (picture && (s->id[i] - 100) % 3 == 1)
+        bool picture = s->tok[i].extent > 0;
+        if (picture && (s->tok[i].id - 100) % 3 == 1)
             continue; /* never came */
         if (!picture || at % 2 == 0) {
-            s->id[kept] = s->id[i];
+            s->tok[kept] = s->tok[i];
             memmove(s->pos[kept++], s->pos[i], sizeof(s->pos[i]));
         }
         at++;
