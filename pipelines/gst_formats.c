@@ -23,7 +23,9 @@ static const struct vl_gst_codec codecs[] = {
     {"video/x-av1", 0, "av1parse", "video/x-av1,stream-format=obu-stream,alignment=tu", "av1dec"},
     {"video/mpeg", 12, "mpegvideoparse", NULL, "avdec_mpeg2video mpeg2dec"},
     {"video/mpeg", 4, "mpeg4videoparse", NULL, "avdec_mpeg4"},
+    {"video/x-divx", 3, NULL, NULL, "avdec_msmpeg4"},
     {"video/x-divx", 0, "mpeg4videoparse", NULL, "avdec_mpeg4"},
+    {"video/x-msmpeg", 43, NULL, NULL, "avdec_msmpeg4"},
     {"image/jpeg", 0, "jpegparse", NULL, "jpegdec avdec_mjpeg"},
     {"video/x-raw", 0, NULL, NULL, ""},
 };
@@ -44,13 +46,14 @@ const char *vl_gst_demuxer_for(const GstCaps *caps)
 const struct vl_gst_codec *vl_gst_codec_for(const GstCaps *caps)
 {
     const GstStructure *s = gst_caps_get_structure(caps, 0);
-    gint version = 0;
-    (void)gst_structure_get_int(s, "mpegversion", &version); /* absent: 0 */
-    if (version == 1 || version == 2)
+    gint version = 0; /* of the field its type has, if any */
+    if (gst_structure_get_int(s, "mpegversion", &version) && version <= 2)
         version = 12;
+    (void)gst_structure_get_int(s, "divxversion", &version);
+    (void)gst_structure_get_int(s, "msmpegversion", &version);
     for (size_t i = 0; i < G_N_ELEMENTS(codecs); i++)
         if (gst_structure_has_name(s, codecs[i].type) &&
-            (codecs[i].mpegversion == 0 || codecs[i].mpegversion == version))
+            (codecs[i].version == 0 || codecs[i].version == version))
             return &codecs[i];
     return NULL;
 }

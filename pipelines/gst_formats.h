@@ -11,7 +11,7 @@
  * is not read. */
 struct vl_gst_codec {
     const char *type;     /* media type of the caps */
-    int mpegversion;      /* 0: not asked; 12: 1 or 2 */
+    int version;          /* of MPEG (12: 1 or 2), DivX or MS-MPEG4; 0: not asked */
     const char *parser;   /* NULL: none is needed, or none is there */
     const char *parsed;   /* caps the decoders want from the parser, NULL: any */
     const char *decoders; /* names in order of preference, by spaces; "": raw pictures */

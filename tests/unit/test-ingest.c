@@ -339,6 +339,7 @@ static void test_clips(void **state)
         {"a.webm", "", "vp8enc deadline=1 ! webmmux", VL_MATRIX_BT601},
         {"a9.webm", "", "vp9enc deadline=1 cpu-used=8 ! webmmux", VL_MATRIX_BT601},
         {"a.avi", "", "jpegenc ! avimux", VL_MATRIX_BT601},
+        {"a3.avi", "", "avenc_msmpeg4 ! avimux", VL_MATRIX_BT601},
         {"a.ts", "", "x264enc speed-preset=ultrafast key-int-max=25 ! h264parse ! mpegtsmux",
          VL_MATRIX_BT601},
     };
