@@ -6,6 +6,7 @@
 
 #include "base/clock.h"
 #include "daemon/bus_error.h"
+#include "daemon/chosen.h"
 
 #include <string.h>
 
@@ -104,9 +105,13 @@ static uint64_t usec(int64_t ns)
 static uint64_t window_usec(const struct vl_stream *s)
 {
     const uint32_t own = s->model ? s->model->info.default_window_frames : 0;
-    if (s->spec.window_usec)
+    const uint32_t written = vl_chosen_window(s->spec.policy);
+    if (s->spec.window_usec && !written)
         return s->spec.window_usec;
-    return (s->stats.window_limit ? s->stats.window_limit : own) * s->spec.sample_interval_usec;
+    return (written                 ? written
+            : s->stats.window_limit ? s->stats.window_limit
+                                    : own) *
+           s->spec.sample_interval_usec;
 }
 
 static int get_u64(sd_bus *bus, const char *path, const char *interface, const char *property,

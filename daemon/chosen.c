@@ -37,6 +37,16 @@ void vl_chosen_done(struct vl_chosen *c)
     c->policy_params = vl_params_unref(c->policy_params);
 }
 
+uint32_t vl_chosen_window(const char *policy)
+{
+    vl_auto(vl_params) p = NULL;
+    char name[VL_CHOSEN_NAME];
+    double window = 0;
+    if (policy && vl_params_parse(policy, name, sizeof(name), &p, NULL) == 0)
+        (void)vl_params_f64(p, "window", &window); /* a word was refused when it was set */
+    return window >= 1 && window <= UINT32_MAX ? (uint32_t)window : 0;
+}
+
 void vl_chosen_apply(const struct vl_chosen *c, struct vl_session_opts *o)
 {
     o->reducer = c->reducer[0] ? c->reducer : NULL;

@@ -18,6 +18,8 @@ struct vl_chosen {
 int vl_chosen_read(struct vl_chosen *ret, const char *reducer, const char *policy, uint32_t window_frames,
                    struct vl_error *err);
 void vl_chosen_done(struct vl_chosen *c);
+/* The window that a policy's text asks for, in units; 0: it says nothing of it. */
+uint32_t vl_chosen_window(const char *policy);
 /* Into the options, which then live no longer than c. */
 void vl_chosen_apply(const struct vl_chosen *c, struct vl_session_opts *o);
 /* Of one of them, before there is an engine: its form, name and options. key: how the user calls it. */

@@ -99,6 +99,7 @@ class SeesAndSays(Real):
             conf = self.client.call(s, NAME + ".Stream", "GetConfiguration")
             for key in more:
                 self.assertEqual(conf[key], more[key])
+        self.assertEqual(self.client.get(s, "Stream", "WindowUSec"), 2000000)
         self.assertGreater(dropped["still"], dropped["whole"])
         self.assertGreater(dropped["short"], dropped["whole"])
 
