@@ -34,7 +34,7 @@ static const struct vl_param_desc params[] = {
 static size_t state_size(const struct vl_params *p, const struct vl_reducer_shape *s)
 {
     (void)p;
-    return sizeof(struct crossget) + vl_similarity_size(s) + s->max_tokens * sizeof(uint32_t) +
+    return sizeof(struct crossget) + vl_similarity_size(s, true) + s->max_tokens * sizeof(uint32_t) +
            vl_choice_size(s);
 }
 
@@ -46,8 +46,8 @@ static int init(void *state, const struct vl_params *p, const struct vl_reducer_
     if (vl_params_f64(p, params[0].key, &importance) < 0)
         return vl_error_set(err, -EINVAL, "crossget: '%s' is a number", params[0].key);
     g->importance = (float)importance;
-    vl_similarity_init(&g->sim, g + 1, s);
-    g->place = (uint32_t *)((char *)(g + 1) + vl_similarity_size(s));
+    vl_similarity_init(&g->sim, g + 1, s, true);
+    g->place = (uint32_t *)((char *)(g + 1) + vl_similarity_size(s, true));
     vl_choice_init(&g->c, g->place + s->max_tokens, s);
     return 0;
 }

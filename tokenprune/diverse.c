@@ -33,7 +33,7 @@ static const struct vl_param_desc params[] = {
 static size_t state_size(const struct vl_params *p, const struct vl_reducer_shape *s)
 {
     (void)p;
-    return sizeof(struct diverse) + vl_similarity_size(s) + vl_choice_size(s);
+    return sizeof(struct diverse) + vl_similarity_size(s, true) + vl_choice_size(s);
 }
 
 static int init(void *state, const struct vl_params *p, const struct vl_reducer_shape *s,
@@ -47,8 +47,8 @@ static int init(void *state, const struct vl_params *p, const struct vl_reducer_
     d->critical = (uint32_t)critical;
     d->salient = salient;
     d->uniform = uniform;
-    vl_similarity_init(&d->sim, d + 1, s);
-    vl_choice_init(&d->c, (char *)(d + 1) + vl_similarity_size(s), s);
+    vl_similarity_init(&d->sim, d + 1, s, true);
+    vl_choice_init(&d->c, (char *)(d + 1) + vl_similarity_size(s, true), s);
     return 0;
 }
 

@@ -10,18 +10,23 @@ static bool fits_whole(const struct vl_reducer_shape *s)
     return s->max_tokens <= VL_SIMILARITY_WHOLE;
 }
 
-size_t vl_similarity_size(const struct vl_reducer_shape *s)
+size_t vl_similarity_size(const struct vl_reducer_shape *s, bool pairs)
 {
-    size_t whole = fits_whole(s) ? s->max_tokens : 0;
-    return s->max_tokens * (s->d_model + VL_SIMILARITY_BLOCK + whole) * sizeof(float);
+    size_t whole = fits_whole(s) ? s->max_tokens : 0, row = s->d_model;
+    if (pairs)
+        row += VL_SIMILARITY_BLOCK + whole;
+    return s->max_tokens * row * sizeof(float);
 }
 
-void vl_similarity_init(struct vl_similarity *s, void *memory, const struct vl_reducer_shape *shape)
+void vl_similarity_init(struct vl_similarity *s, void *memory, const struct vl_reducer_shape *shape,
+                        bool pairs)
 {
-    float *at = memory;
-    *s = (struct vl_similarity){.max_tokens = shape->max_tokens, .d_model = shape->d_model, .unit = at};
-    s->block = at + (size_t)shape->max_tokens * shape->d_model;
-    s->whole = fits_whole(shape) ? s->block + (size_t)shape->max_tokens * VL_SIMILARITY_BLOCK : NULL;
+    const size_t n = shape->max_tokens;
+    *s = (struct vl_similarity){.max_tokens = shape->max_tokens, .d_model = shape->d_model, .unit = memory};
+    if (pairs)
+        s->block = s->unit + n * shape->d_model;
+    if (pairs && fits_whole(shape))
+        s->whole = s->block + n * VL_SIMILARITY_BLOCK;
 }
 
 void vl_similarity_unit(float *row, uint32_t d)

@@ -21,16 +21,17 @@ struct vl_similarity {
     struct vl_tensor packed; /* unit, in x->scratch */
 };
 
-/* Bytes of memory that init lays itself out in. */
-size_t vl_similarity_size(const struct vl_reducer_shape *s);
-void vl_similarity_init(struct vl_similarity *s, void *memory, const struct vl_reducer_shape *shape);
+/* Bytes of memory that init lays itself out in; without pairs for the rows alone. */
+size_t vl_similarity_size(const struct vl_reducer_shape *s, bool pairs);
+void vl_similarity_init(struct vl_similarity *s, void *memory, const struct vl_reducer_shape *shape,
+                        bool pairs);
 /* Reads the first d_model columns of tok's features. Waits for the device. */
 int vl_similarity_read(struct vl_similarity *s, struct vl_exec *x, const struct vl_visual_tokens *tok);
 /* One row to length one, in place. */
 void vl_similarity_unit(float *row, uint32_t d);
 float vl_similarity_dot(const float *a, const float *b, uint32_t d);
 
-/* For vl_similarity_rows, until x->scratch is reset. */
+/* With pairs only. For vl_similarity_rows, until x->scratch is reset. */
 int vl_similarity_pack(struct vl_similarity *s, struct vl_exec *x);
 /* The cosines of the rows [first, first + n_rows), at most VL_SIMILARITY_BLOCK, with all: in s->block. Waits
  * for the device. */

@@ -40,7 +40,7 @@ static const struct vl_param_desc params[] = {
 static size_t state_size(const struct vl_params *p, const struct vl_reducer_shape *s)
 {
     (void)p;
-    return sizeof(struct temporal_diff) + vl_similarity_size(s) +
+    return sizeof(struct temporal_diff) + vl_similarity_size(s, false) +
            s->max_tokens * (s->d_model * sizeof(float) + sizeof(uint32_t) + sizeof(bool)) + vl_choice_size(s);
 }
 
@@ -55,8 +55,8 @@ static int init(void *state, const struct vl_params *p, const struct vl_reducer_
     t->threshold = (float)threshold;
     t->refresh = (uint32_t)refresh;
     t->uniform = uniform;
-    vl_similarity_init(&t->sim, t + 1, s);
-    t->shown = (float *)((char *)(t + 1) + vl_similarity_size(s));
+    vl_similarity_init(&t->sim, t + 1, s, false);
+    t->shown = (float *)((char *)(t + 1) + vl_similarity_size(s, false));
     t->age = (uint32_t *)(t->shown + (size_t)s->max_tokens * s->d_model);
     vl_choice_init(&t->c, t->age + s->max_tokens, s);
     t->known = (bool *)(t->age + s->max_tokens) + vl_choice_size(s);

@@ -138,6 +138,35 @@ static void test_null_backend(void **state)
     test_exec_close(&e);
 }
 
+/* Who sizes an arena for reducers asks vl_reducer_scratch. */
+static void test_scratch(void **state)
+{
+    (void)state;
+    static struct frame_tokens frame;
+    struct test_exec e;
+    struct test_rng rng = test_rng_new("scratch of reducers");
+    const struct vl_reducer_shape shape = {.max_tokens = MAX_N, .d_model = WIDTH, .n_layers = 4};
+    test_exec_open(&e, "cpu", 1 << 20);
+    for (int i = 0; vl_reducers[i]; i++) {
+        struct vl_error err = {0, ""};
+        struct vl_reducer r = {.ops = NULL};
+        if (!vl_reducers[i]->after_projector)
+            continue;
+        assert_int_equal(vl_reducer_init(&r, vl_reducers[i], NULL, &shape, &err), 0);
+        for (uint32_t budget = 1; budget < MAX_N; budget += 57) {
+            draw(&frame, NULL, 1, 20, 20, 2, &rng);
+            e.arena.peak = 0;
+            assert_int_equal(vl_reducer_run(&r, &e.x, &frame.tok, budget), 0);
+            if (e.arena.peak > vl_reducer_scratch(&shape))
+                fail_msg("%s takes %zu bytes of scratch, not %zu", r.ops->name, e.arena.peak,
+                         vl_reducer_scratch(&shape));
+            vl_arena_reset(&e.arena, 0);
+        }
+        vl_reducer_done(&r);
+    }
+    test_exec_close(&e);
+}
+
 static void test_names(void **state)
 {
     (void)state;
@@ -157,6 +186,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_contract),
         cmocka_unit_test(test_null_backend),
+        cmocka_unit_test(test_scratch),
         cmocka_unit_test(test_names),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
