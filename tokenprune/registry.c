@@ -10,6 +10,7 @@ extern const struct vl_reducer_ops vl_reducer_tome_merge;
 extern const struct vl_reducer_ops vl_reducer_diverse;
 extern const struct vl_reducer_ops vl_reducer_crossget;
 extern const struct vl_reducer_ops vl_reducer_hired;
+extern const struct vl_reducer_ops vl_reducer_turbo;
 
 /* clang-format off */
 const struct vl_reducer_ops *const vl_reducers[] = {
@@ -20,6 +21,7 @@ const struct vl_reducer_ops *const vl_reducers[] = {
     &vl_reducer_diverse,
     &vl_reducer_crossget,
     &vl_reducer_hired,
+    &vl_reducer_turbo,
     NULL,
 };
 /* clang-format on */

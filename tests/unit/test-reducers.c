@@ -276,6 +276,85 @@ static void test_crossget(void **state)
     test_exec_close(&e);
 }
 
+/* ---- turbo ---- */
+
+/* One round: even tokens find their odd one, and those of the highest degree go there. */
+static void naive_turbo(const struct tokens *t, uint32_t budget, double alpha, int32_t *into)
+{
+    uint32_t n = t->tok.n, partner[MAX_N] = {0};
+    double degree[MAX_N];
+    bool gone[MAX_N];
+    for (uint32_t i = 0; i < n; i++) {
+        double best = -2;
+        for (uint32_t j = 1; j < n; j += 2) {
+            double c = cosine(t->feat[i], t->feat[j]);
+            partner[i] = c > best ? j : partner[i];
+            best = fmax(best, c);
+        }
+        degree[i] = best - alpha * (t->tok.saliency.data ? (double)t->saliency[i] : 1);
+        gone[i] = i % 2; /* to be asked no more */
+        into[i] = (int32_t)i;
+    }
+    for (uint32_t left = n; left > budget; left--) {
+        uint32_t i = best_of(degree, gone, n);
+        gone[i] = true;
+        into[i] = (int32_t)partner[i];
+    }
+}
+
+static void test_turbo(void **state)
+{
+    (void)state;
+    static struct tokens t;
+    struct test_exec e;
+    struct vl_reducer r = {.ops = NULL};
+    bool keep[MAX_N];
+    int32_t into[MAX_N], want[MAX_N];
+    struct test_rng rng = test_rng_new("turbo");
+    test_exec_open(&e, "cpu", SCRATCH);
+    open_reducer(&r, "turbo:alpha=0.125");
+    for (int round = 0; round < ROUNDS; round++) {
+        uint32_t h = 2 + test_randn(&rng, 7), w = 2 + test_randn(&rng, 7), n = h * w;
+        draw(&t, h, w, round % 2, &rng);
+        uint32_t budget = n - 1 - test_randn(&rng, n / 4);
+        naive_turbo(&t, budget, 0.125, want);
+        assert_int_equal(choose(&e, &r, &t, budget, keep, into), budget);
+        assert_memory_equal(into, want, n * sizeof(*into));
+    }
+    vl_reducer_done(&r);
+    test_exec_close(&e);
+}
+
+/* Many rounds: what is left stands for all, and copies of what is looked at most stay apart the longest. */
+static void test_turbo_rounds(void **state)
+{
+    (void)state;
+    static struct tokens t;
+    struct test_exec e;
+    struct vl_reducer r = {.ops = NULL};
+    struct test_rng rng = test_rng_new("turbo rounds");
+    test_exec_open(&e, "cpu", SCRATCH);
+    open_reducer(&r, "turbo:alpha=100");
+    for (uint32_t budget = 1; budget < 64; budget++) {
+        float sum = 0;
+        draw(&t, 8, 8, true, &rng);
+        for (uint32_t i = 0; i < 64; i++)
+            t.saliency[i] = i == 36 ? 64 : 0;
+        assert_int_equal(vl_reducer_run(&r, &e.x, &t.tok, budget), 0);
+        assert_int_equal(t.tok.n, budget);
+        bool there = false;
+        for (uint32_t i = 0; i < budget; i++) {
+            sum += t.weight[i];
+            there = there || (t.pos[i].y == 4 && t.pos[i].x == 4);
+        }
+        assert_true(sum == 64);
+        assert_true(there || budget < 2);
+        vl_arena_reset(&e.arena, 0);
+    }
+    vl_reducer_done(&r);
+    test_exec_close(&e);
+}
+
 /* ---- hired ---- */
 
 /* A frame: the strongest, of equals the first; without saliency what uniform keeps. */
@@ -507,11 +586,12 @@ static void test_keeps_all(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_diverse),     cmocka_unit_test(test_floor),
-        cmocka_unit_test(test_crossget),    cmocka_unit_test(test_hired_frame),
-        cmocka_unit_test(test_hired_tiles), cmocka_unit_test(test_slow_drift),
-        cmocka_unit_test(test_refresh),     cmocka_unit_test(test_no_starving),
-        cmocka_unit_test(test_changes),     cmocka_unit_test(test_keeps_all),
+        cmocka_unit_test(test_diverse),      cmocka_unit_test(test_floor),
+        cmocka_unit_test(test_crossget),     cmocka_unit_test(test_turbo),
+        cmocka_unit_test(test_turbo_rounds), cmocka_unit_test(test_hired_frame),
+        cmocka_unit_test(test_hired_tiles),  cmocka_unit_test(test_slow_drift),
+        cmocka_unit_test(test_refresh),      cmocka_unit_test(test_no_starving),
+        cmocka_unit_test(test_changes),      cmocka_unit_test(test_keeps_all),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
