@@ -8,7 +8,7 @@
 
 /* Leaves out pictures that look like the last one that passed. Both are reduced to a thumbnail of luma and
  * two colour differences; a picture passes when some block of it, or the whole, differs by more than a
- * threshold, or after 8 s. While things move the thresholds are half as high, so that a slow end of a motion
+ * threshold, or after 8 s. While things move the thresholds are lower, so that a slow end of a motion
  * is not cut off. Colour is in it because a thing may turn from one colour to another of the same luma.
  * Embedded, one thread. */
 enum { VL_GATE_SIDE = 64 };

@@ -296,6 +296,26 @@ static void test_gate_in_the_drawn_world(void **state)
     assert_true(n_still_passed * 4 <= n_still);
 }
 
+/* Something small passes wherever it lies, also where four blocks meet. */
+static void test_gate_sees_small_things_anywhere(void **state)
+{
+    (void)state;
+    enum { SIDE = 128, SMALL = 8 };
+    static uint8_t y[SIDE][SIDE];
+    static struct vl_change_gate g;
+    struct vl_frame f = {
+        .plane = {&y[0][0]}, .stride = {SIDE}, .width = SIDE, .height = SIDE, .format = VL_PIXFMT_GRAY8};
+    for (int at = 0; at + SMALL <= SIDE; at += 3) {
+        vl_change_gate_init(&g);
+        memset(y, 100, sizeof(y));
+        assert_true(vl_change_gate_pass(&g, &f, 0));
+        for (int row = at; row < at + SMALL; row++)
+            memset(&y[row][at], 140, SMALL);
+        if (!vl_change_gate_pass(&g, &f, SEC))
+            fail_msg("8 pixels at %d are not seen: block %.1f", at, (double)g.block);
+    }
+}
+
 /* Another colour of the same luma is a change. */
 static void test_gate_sees_colour(void **state)
 {
@@ -329,6 +349,7 @@ int main(void)
         cmocka_unit_test(test_start_and_holes),
         cmocka_unit_test(test_gate),
         cmocka_unit_test(test_gate_in_the_drawn_world),
+        cmocka_unit_test(test_gate_sees_small_things_anywhere),
         cmocka_unit_test(test_gate_sees_colour),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
