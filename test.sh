@@ -49,8 +49,8 @@ stage 'gcc, ASan and UBSan: every suite' build-asan \
     '-Dbuildtype=debug -Doptimization=1 -Db_sanitize=address,undefined' --no-suite real-weights
 if [ "$mode" = all ]; then
     tests/real-weights/fetch.sh >/dev/null # without it that suite skips
-    stage 'release: a real language model; as installed, under a real systemd --user' build-release \
-        '-Dbuildtype=release' --suite real-weights --suite system
+    stage 'release: a real language model; hundreds of seconds of video; as installed, under a real systemd --user' build-release \
+        '-Dbuildtype=release' --suite real-weights --suite system --suite endurance
     stage 'release, nothing optional: the core alone' build-core \
         '-Dbuildtype=release -Dgstreamer=disabled -Djpeg=disabled -Dpng=disabled -Dwebp=disabled -Ddaemon=disabled' --suite unit --suite conformance --suite golden
     CC=clang stage 'clang, TSan: where threads meet' build-tsan \

@@ -118,7 +118,11 @@ static bool was_skipped(struct vl_feed *f, struct vl_frame *frame, struct vl_eve
 
 void vl_feed_show(struct vl_feed *f, const uint8_t *rgb, uint32_t width, uint32_t height, int64_t pts_ns)
 {
-    struct vl_frame *frame = copy_frame(rgb, width, height, pts_ns);
+    vl_feed_show_frame(f, copy_frame(rgb, width, height, pts_ns));
+}
+
+void vl_feed_show_frame(struct vl_feed *f, struct vl_frame *frame)
+{
     f->caption[0] = '\0';
     f->skipped = false;
     const int64_t t0 = vl_clock_monotonic_ns(), cpu0 = cpu_ns();

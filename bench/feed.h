@@ -26,6 +26,7 @@ void vl_feed_begin(struct vl_feed *f,
 /* RGB24 [height, width, 3], copied. The wall clock of the frame is now. A frame that
  * the engine passed over, say for want of room in the cache, is `skipped`. */
 void vl_feed_show(struct vl_feed *f, const uint8_t *rgb, uint32_t width, uint32_t height, int64_t pts_ns);
+void vl_feed_show_frame(struct vl_feed *f, struct vl_frame *frame); /* takes over the reference */
 void vl_feed_ask(struct vl_feed *f, const char *question, uint32_t max_tokens);
 void vl_feed_put(struct vl_feed *f, const struct vl_ask *ask); /* as ask, in all words but the session */
 void vl_feed_close(struct vl_feed *f);
