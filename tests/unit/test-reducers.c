@@ -85,7 +85,7 @@ static void open_reducer(struct vl_reducer *r, const char *text)
     open_large(r, text, MAX_N);
 }
 
-/* What the reducer answers, as marks; into is filled when it merges. */
+/* What the reducer answers, as marks; into, if not NULL, is filled when it merges. */
 static uint32_t choose(struct test_exec *e, const struct vl_reducer *r, const struct tokens *t,
                        uint32_t budget, bool *keep, int32_t *into)
 {
@@ -94,7 +94,7 @@ static uint32_t choose(struct test_exec *e, const struct vl_reducer *r, const st
     assert_int_equal(r->ops->after_projector(r->state, &e->x, &t->tok, budget, &kept), 0);
     for (uint32_t i = 0; i < kept.n; i++)
         keep[((int32_t *)kept.index.data)[i]] = true;
-    if (kept.merge_into.data)
+    if (into && kept.merge_into.data)
         memcpy(into, kept.merge_into.data, t->tok.n * sizeof(*into));
     vl_arena_reset(&e->arena, 0);
     return kept.n;
