@@ -5,7 +5,7 @@
  * positions and visibility only; all else is backend memory. Causality is by slot, never by position.
  */
 #include "decoder/transformer.h"
-#include "kvcache/kv.h"
+#include "decoder/prune.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -161,7 +161,7 @@ static int check_batch(const struct vl_decoder *d, const struct vl_batch *b, uin
             return -EINVAL;
         n_rows += b->id[i] == -1;
     }
-    if (n != b->n || n_rows > (b->row ? b->row->dim[0] : 0))
+    if (n != b->n || n_rows > (b->row ? b->row->dim[0] : 0) || (b->prune && b->n_spans != 1))
         return -EINVAL;
     *ret_n_logits = n_logits;
     return 0;
@@ -227,14 +227,61 @@ static int store_and_rotate(struct pass *p, uint32_t l, struct vl_tensor *q, str
         int r = vl_kv_store(sp->kv, p->x, l, sp->slot, &ks, &vs);
         if (r == 0)
             r = p->x->ops->rope(p->x, &qs, vl_kv_positions(sp->kv, sp->slot), &p->d->rope);
-        if (r == 0)
-            r = vl_kv_view(sp->kv, l, &p->view[s]);
         if (r)
             return r;
+        first += sp->n;
+    }
+    return 0;
+}
+
+/* What each row sees in this layer: itself and what stands before it. What a layer lacks stands before all
+ * rows, so it is counted from the end. */
+static int look(struct pass *p, uint32_t l)
+{
+    uint32_t first = 0;
+    for (uint32_t s = 0; s < p->b->n_spans; s++) {
+        const struct vl_span *sp = &p->b->span[s];
+        int r = vl_kv_view(sp->kv, l, &p->view[s]);
+        if (r)
+            return r;
+        const uint32_t n_lacking = vl_kv_n_tokens(sp->kv) - p->view[s].n_tokens;
+        for (uint32_t i = 0; i < sp->n; i++)
+            p->visible[first + i][1] = sp->slot + i + 1 - n_lacking;
         p->seq[s] = (struct vl_attn_seq){.kv = &p->view[s], .first_query = first, .n_queries = sp->n};
         first += sp->n;
     }
     return 0;
+}
+
+/* The last rows of q, before they are rotated. */
+static int keep_rows(struct pass *p, const struct vl_tensor *q, uint32_t n, struct vl_tensor *ret)
+{
+    const struct vl_tensor src = vl_tensor_rows(q, q->dim[0] - n, n);
+    int r = vl_scratch_2d(p->x, ret, VL_F32, n, q->dim[1]);
+    return r ? r : p->x->ops->copy(p->x, ret, &src);
+}
+
+/* Stores keys and values, and lets a reducer say what is seen of them. */
+static int store(struct pass *p, uint32_t l, struct vl_tensor *q, struct vl_tensor *k, struct vl_tensor *v)
+{
+    struct vl_prune *prune = p->b->prune;
+    struct vl_reducer_probe how;
+    struct vl_tensor asked;
+    const bool asks = prune && vl_prune_asks(prune, l, &how);
+    int r = 0;
+    if (asks) {
+        how.n_queries = how.n_queries < q->dim[0] ? how.n_queries : q->dim[0];
+        asked = vl_tensor_rows(q, q->dim[0] - how.n_queries, how.n_queries);
+        if (how.undo_rope)
+            r = keep_rows(p, q, how.n_queries, &asked);
+    }
+    if (r == 0)
+        r = store_and_rotate(p, l, q, k, v);
+    if (r == 0 && asks) {
+        asked = heads(&asked, 0, how.n_queries, p->d->head_dim);
+        r = vl_prune_run(prune, p->x, l, &how, &asked, &p->d->rope);
+    }
+    return r ? r : look(p, l);
 }
 
 static int attention(struct pass *p, uint32_t l, const struct vl_tensor *a, struct vl_tensor *ret)
@@ -249,7 +296,7 @@ static int attention(struct pass *p, uint32_t l, const struct vl_tensor *a, stru
         return r;
     vl_tap(p->x, &k, "dec.%u.k", l);
     vl_tap(p->x, &v, "dec.%u.v", l);
-    if ((r = store_and_rotate(p, l, &q, &k, &v)))
+    if ((r = store(p, l, &q, &k, &v)))
         return r;
     struct vl_tensor q3 = heads(&q, 0, p->b->n, d->head_dim), y3 = heads(ret, 0, p->b->n, d->head_dim);
     const struct vl_attn_params params = {
@@ -318,13 +365,10 @@ int vl_decoder_run(const struct vl_decoder *d, struct vl_exec *x, const struct v
 {
     struct pass p = {.d = d, .x = x, .b = b};
     struct vl_tensor logits = {.dtype = VL_F32, .n_dims = 2, .dim = {0, d->n_vocab, 1, 1}};
-    uint32_t n_logits, at = 0;
+    uint32_t n_logits;
     int r = check_batch(d, b, &n_logits);
     if (r || (n_logits && (r = vl_scratch_2d(x, &logits, VL_F32, n_logits, d->n_vocab))))
         return r;
-    for (uint32_t s = 0; s < b->n_spans; s++)
-        for (uint32_t i = 0; i < b->span[s].n; i++, at++)
-            p.visible[at][1] = b->span[s].slot + i + 1;
     size_t mark = vl_arena_mark(x->scratch);
     if ((r = vl_scratch_2d(x, &p.h, VL_F32, b->n, d->d_model)) == 0)
         r = embed(&p);

@@ -11,6 +11,7 @@
 #include "weights/bind.h"
 
 struct vl_kv;
+struct vl_prune;
 
 enum { VL_BATCH_MAX_SPANS = 64, VL_BATCH_MAX_TOKENS = 1024 };
 
@@ -26,6 +27,7 @@ struct vl_batch {
     const struct vl_tensor *row; /* [n_rows, d_model] f32, or NULL */
     const struct vl_span *span;  /* cover [0, n) in order */
     uint32_t n_spans, n;
+    struct vl_prune *prune; /* of the one span, which ends its question; else NULL */
 };
 
 struct vl_decoder_layer {

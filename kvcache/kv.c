@@ -30,6 +30,16 @@ struct segment {
     bool pinned;
 };
 
+/* What layers of a fork do not see, made by its first drop. A page of which tokens are hidden is several runs
+ * in that layer's view, k and v moved to where each begins. */
+struct ragged {
+    uint32_t max_runs;
+    bool *hidden;           /* [n_layers, max_tokens] */
+    uint32_t *n_hidden;     /* [n_layers] */
+    uint32_t *first_run;    /* [n_layers, max_pages + 1] of each page, then how many there are */
+    struct vl_kv_page *run; /* [n_layers, max_runs] */
+};
+
 struct vl_kv {
     struct vl_kv_pool *pool; /* a reference */
     const struct vl_kv_policy *policy;
@@ -45,6 +55,7 @@ struct vl_kv {
     uint32_t *picked;           /* [max_tokens] */
     bool *gone;                 /* [max_tokens], all false but during an evict */
     uint64_t n_evicted, n_evictions;
+    struct ragged *ragged; /* NULL: every layer sees everything */
 };
 
 static uint32_t n_planes_of(const struct page *pg)
@@ -97,6 +108,40 @@ static int own_page(struct vl_kv *kv, struct vl_exec *x, struct page *pg)
     return 0;
 }
 
+static struct vl_kv_page part_of(const struct vl_kv *kv, const struct vl_kv_page *pg, uint32_t at, uint32_t n)
+{
+    size_t k_bytes = vl_dtype_row_bytes((enum vl_dtype)pg->k_dtype, kv->pool->width) * at;
+    struct vl_kv_page part = *pg;
+    part.k = (char *)pg->k + k_bytes;
+    part.v = (char *)pg->v + vl_dtype_row_bytes((enum vl_dtype)pg->v_dtype, kv->pool->width) * at;
+    part.k_raw = pg->k_raw ? (char *)pg->k_raw + k_bytes : NULL;
+    part.n_tokens = n;
+    return part;
+}
+
+/* The runs of a layer's pages from first_page on; those before it stand. */
+static void cut_runs(struct vl_kv *kv, unsigned layer, uint32_t first_page)
+{
+    struct ragged *g = kv->ragged;
+    const bool *hidden = g->hidden + (size_t)layer * kv->max_tokens;
+    uint32_t *first_run = g->first_run + (size_t)layer * (kv->max_pages + 1), slot = 0;
+    struct vl_kv_page *run = g->run + (size_t)layer * g->max_runs;
+    for (uint32_t i = 0; i < first_page; i++)
+        slot += kv->page[i].n;
+    uint32_t n = first_page > 0 ? first_run[first_page] : 0;
+    for (uint32_t i = first_page; i < kv->n_pages; slot += kv->page[i++].n) {
+        first_run[i] = n;
+        for (uint32_t at = 0, end; at < kv->page[i].n; at = end) {
+            for (end = at; end < kv->page[i].n && hidden[slot + end] == hidden[slot + at]; end++)
+                ;
+            if (!hidden[slot + at])
+                run[n++] = part_of(kv, &kv->view[(size_t)layer * kv->max_pages + i], at, end - at);
+        }
+    }
+    first_run[kv->n_pages] = n;
+    assert(n <= g->max_runs);
+}
+
 static void update_view(struct vl_kv *kv, uint32_t first_page)
 {
     const struct vl_kv_pool *p = kv->pool;
@@ -114,6 +159,9 @@ static void update_view(struct vl_kv *kv, uint32_t first_page)
                 .v_dtype = (uint8_t)p->geo.v_dtype,
             };
         }
+    for (unsigned layer = 0; kv->ragged && layer < p->geo.n_layers; layer++)
+        if (kv->ragged->n_hidden[layer] > 0)
+            cut_runs(kv, layer, first_page);
 }
 
 static uint32_t pages_of(const struct vl_kv_pool *p, uint32_t n_tokens)
@@ -211,6 +259,18 @@ int vl_kv_fork(struct vl_kv **ret, struct vl_kv *parent, uint32_t max_more)
     return 0;
 }
 
+static struct ragged *free_ragged(struct ragged *g)
+{
+    if (g) {
+        free(g->hidden);
+        free(g->n_hidden);
+        free(g->first_run);
+        free(g->run);
+        free(g);
+    }
+    return NULL;
+}
+
 struct vl_kv *vl_kv_unref(struct vl_kv *kv)
 {
     if (!kv)
@@ -220,6 +280,7 @@ struct vl_kv *vl_kv_unref(struct vl_kv *kv)
     kv->pool->n_sequences -= !kv->fork;
     kv->pool->n_forks -= kv->fork;
     kv->pool = vl_kv_pool_unref(kv->pool);
+    kv->ragged = free_ragged(kv->ragged);
     free(kv->state);
     free(kv->tok);
     free(kv->pos);
@@ -456,12 +517,25 @@ static int64_t end_of(const struct vl_kv *kv)
     return kv->seg[last->seg].base + kv->seg[last->seg].extent;
 }
 
+/* Nothing is hidden of slots [first, first + n), which are about to go. */
+static void show(struct vl_kv *kv, uint32_t first, uint32_t n)
+{
+    struct ragged *g = kv->ragged;
+    for (unsigned layer = 0; g && layer < kv->pool->geo.n_layers; layer++)
+        for (uint32_t i = first; i < first + n; i++) {
+            bool *hidden = g->hidden + (size_t)layer * kv->max_tokens + i;
+            g->n_hidden[layer] -= *hidden;
+            *hidden = false;
+        }
+}
+
 int vl_kv_truncate(struct vl_kv *kv, uint32_t n_tokens)
 {
     if (n_tokens > kv->n)
         return -EINVAL;
     if (n_tokens == kv->n)
         return 0;
+    show(kv, n_tokens, kv->n - n_tokens);
     for (uint32_t left = kv->n - n_tokens; left > 0;) {
         struct page *pg = &kv->page[kv->n_pages - 1];
         uint32_t m = pg->n < left ? pg->n : left;
@@ -730,7 +804,75 @@ int vl_kv_view(const struct vl_kv *kv, unsigned layer, struct vl_kv_view *ret)
                                .n_tokens = kv->n,
                                .n_kv_heads = g->n_kv_heads,
                                .head_dim = g->head_dim};
+    const struct ragged *r = kv->ragged;
+    if (r && r->n_hidden[layer] > 0) {
+        ret->page = r->run + (size_t)layer * r->max_runs;
+        ret->n_pages = r->first_run[(size_t)layer * (kv->max_pages + 1) + kv->n_pages];
+        ret->n_tokens -= r->n_hidden[layer];
+    }
     return 0;
+}
+
+static struct ragged *new_ragged(const struct vl_kv *kv)
+{
+    size_t n_layers = kv->pool->geo.n_layers;
+    struct ragged *g = calloc(1, sizeof(*g));
+    if (!g)
+        return NULL;
+    g->max_runs = kv->max_pages + kv->n_committed / 2; /* between two runs of a page stands a hidden token */
+    g->hidden = calloc(n_layers * kv->max_tokens, sizeof(*g->hidden));
+    g->n_hidden = calloc(n_layers, sizeof(*g->n_hidden));
+    g->first_run = calloc(n_layers * (kv->max_pages + 1), sizeof(*g->first_run));
+    g->run = calloc(n_layers * g->max_runs, sizeof(*g->run));
+    return g->hidden && g->n_hidden && g->first_run && g->run ? g : free_ragged(g);
+}
+
+int vl_kv_drop(struct vl_kv *kv, unsigned first_layer, unsigned end_layer, const uint32_t *slot, uint32_t n)
+{
+    if (!kv->fork || first_layer > end_layer || end_layer > kv->pool->geo.n_layers)
+        return -EINVAL;
+    for (uint32_t i = 0; i < n; i++)
+        if (slot[i] >= kv->n_committed || kv->tok[slot[i]].kind != VL_KV_VISUAL)
+            return -EINVAL;
+    if (n == 0 || first_layer == end_layer)
+        return 0;
+    if (!kv->ragged && !(kv->ragged = new_ragged(kv)))
+        return -ENOMEM;
+    for (unsigned layer = first_layer; layer < end_layer; layer++) {
+        for (uint32_t i = 0; i < n; i++) {
+            bool *hidden = kv->ragged->hidden + (size_t)layer * kv->max_tokens + slot[i];
+            kv->ragged->n_hidden[layer] += !*hidden;
+            *hidden = true;
+        }
+        cut_runs(kv, layer, 0);
+    }
+    return 0;
+}
+
+bool vl_kv_sees(const struct vl_kv *kv, unsigned layer, uint32_t slot)
+{
+    assert(layer < kv->pool->geo.n_layers && slot < kv->n);
+    return !kv->ragged || !kv->ragged->hidden[(size_t)layer * kv->max_tokens + slot];
+}
+
+uint32_t vl_kv_visual(const struct vl_kv *kv, unsigned layer, struct vl_kv_visual *ret)
+{
+    uint32_t n = 0, at = 0;
+    for (uint32_t i = 0, slot = 0; i < kv->n_pages; slot += kv->page[i++].n) {
+        const struct page *pg = &kv->page[i];
+        for (uint32_t k = slot; k < slot + pg->n; k++) {
+            if (!vl_kv_sees(kv, layer, k))
+                continue;
+            if (pg->kind == VL_KV_VISUAL) {
+                ret[n] = (struct vl_kv_visual){.slot = k, .at = at, .segment = pg->seg};
+                for (int a = 0; a < 3; a++)
+                    ret[n].rel[a] = kv->pos[k][a] - kv->seg[pg->seg].base;
+                n++;
+            }
+            at++;
+        }
+    }
+    return n;
 }
 
 const int64_t (*vl_kv_positions(const struct vl_kv *kv, uint32_t first_slot))[3]

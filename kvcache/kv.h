@@ -2,7 +2,8 @@
 /* Copyright vlmd contributors */
 /*
  * The key-value cache: a pool of pages in backend memory, and sequences of cached tokens on it. Engine thread
- * only. After vl_kv_new and vl_kv_fork nothing here calls malloc, and no key or value is touched but by
+ * only. After vl_kv_new, vl_kv_fork and a fork's first
+ * vl_kv_drop nothing here calls malloc, and no key or value is touched but by
  * backend ops.
  *
  * Positions. A visual token keeps its rotary position, and so its rotated key, for ever. When tokens leave
@@ -113,9 +114,25 @@ int vl_kv_truncate(struct vl_kv *kv, uint32_t n_tokens);
  * included, changes the fork. VL_KV_FULL: max_forks live already, or the reserve is used up (Busy). */
 int vl_kv_fork(struct vl_kv **ret, struct vl_kv *parent, uint32_t max_more);
 
-/* What attention reads: slots 0 .. n_tokens, in order. Borrowed from kv until its next append, evict or
- * truncate; k and v of a page keep their addresses while its tokens stay and do not slide. -EINVAL: no such
- * layer. */
+/* Layers [first_layer, end_layer) of a fork stop seeing these committed visual tokens, each by its slot, in
+ * no order. No data moves and no page is given back: other layers, and the parent, see them. Again adds to
+ * it; a truncate forgets it of the slots that go. The first one makes its tables. -EINVAL: no fork, no such
+ * layer, or a slot that is not one of those; -ENOMEM: nothing was dropped. */
+int vl_kv_drop(struct vl_kv *kv, unsigned first_layer, unsigned end_layer, const uint32_t *slot, uint32_t n);
+
+/* Whether a layer sees a slot, and the visual tokens that it sees, in order. ret has room for all tokens; the
+ * answer is how many. */
+struct vl_kv_visual {
+    uint32_t slot, at; /* at: its place in the layer's view */
+    uint32_t segment;  /* ascending */
+    int64_t rel[3];    /* position from the segment's base */
+};
+bool vl_kv_sees(const struct vl_kv *kv, unsigned layer, uint32_t slot);
+uint32_t vl_kv_visual(const struct vl_kv *kv, unsigned layer, struct vl_kv_visual *ret);
+
+/* What attention reads: slots 0 .. n_tokens, in order, without what was dropped for this layer. Borrowed from
+ * kv until its next append, evict, drop or truncate; k and v of a page keep their addresses while its
+ * tokens stay and do not slide. -EINVAL: no such layer. */
 int vl_kv_view(const struct vl_kv *kv, unsigned layer, struct vl_kv_view *ret);
 /* [n_tokens - first_slot][3] rotary positions, host memory, borrowed as the view is. */
 const int64_t (*vl_kv_positions(const struct vl_kv *kv, uint32_t first_slot))[3];

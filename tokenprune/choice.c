@@ -156,6 +156,25 @@ int vl_choice_saliency(struct vl_choice *c, struct vl_exec *x, const struct vl_v
     return 0;
 }
 
+/* ---- what a question looked at ---- */
+
+int vl_choice_scores(struct vl_choice *c, struct vl_exec *x, const struct vl_tensor *score, uint32_t n)
+{
+    if (score->n_dims != 2 || score->dim[0] == 0 || score->dim[1] != n)
+        return -EINVAL;
+    for (uint32_t i = 0; i < n; i++)
+        c->score[i] = c->saliency[i] = 0;
+    for (uint32_t head = 0; head < score->dim[0]; head++) {
+        struct vl_tensor host = vl_tensor_2d(c->saliency, VL_F32, 1, n), row = vl_tensor_rows(score, head, 1);
+        int r = x->ops->copy(x, &host, &row);
+        if (r < 0 || (r = x->ops->sync(x)) < 0)
+            return r;
+        for (uint32_t i = 0; i < n; i++)
+            c->score[i] += isfinite(c->saliency[i]) ? c->saliency[i] / (float)score->dim[0] : 0;
+    }
+    return 0;
+}
+
 /* ---- the answer ---- */
 
 static int upload(struct vl_exec *x, struct vl_tensor *ret, int32_t *from, uint32_t n)

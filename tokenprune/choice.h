@@ -37,6 +37,10 @@ void vl_choice_keep_spread(struct vl_choice *c, const struct vl_visual_tokens *t
 int vl_choice_saliency(struct vl_choice *c, struct vl_exec *x, const struct vl_visual_tokens *tok,
                        bool *ret_there);
 
+/* c->score [n] = a decoder layer's scores [n_kv_heads, n], averaged over heads; what is not finite counts as
+ * 0. Waits for the device. */
+int vl_choice_scores(struct vl_choice *c, struct vl_exec *x, const struct vl_tensor *score, uint32_t n);
+
 /* The answer: the first n tokens as keep says. */
 int vl_choice_answer(struct vl_choice *c, struct vl_exec *x, uint32_t n, struct vl_kept *ret);
 /* With a merge map: those stay that are merged into themselves. */

@@ -30,6 +30,8 @@ struct vl_reducer_shape {
 struct vl_reducer_probe {
     uint32_t n_queries; /* the last so many rows of the question, at most all of them */
     bool undo_rope;     /* compared without rotary positions */
+    bool among_visual;  /* the probabilities are those of the visual tokens alone, text apart */
+    bool this_layer;    /* the answer is for this layer's own attention, and for no other */
 };
 
 /* One policy. State lives per stream, in session memory on the host.
@@ -62,7 +64,8 @@ struct vl_reducer_ops {
     /* budget >= 1 and < tok->n; equal to it when own_measure is to decide alone. */
     int (*after_projector)(void *state, struct vl_exec *x, const struct vl_visual_tokens *tok,
                            uint32_t budget, struct vl_kept *ret);
-    /* On a question's fork, in the decoder: which of the visual tokens in view go on from this layer. Only
+    /* On a question's fork, in the decoder: which of the visual tokens in view go on from this layer.
+     * Only
      * with needs_question. probe: whether this layer's scores are wanted, and which. tok: feat NULL, pos.t
      * the frame, ascending. score [n_kv_heads, tok->n] f32, what vl_backend_ops.probe answers. budget: of all
      * tok->n, 0: the policy's own measure. No merge map. */

@@ -11,6 +11,8 @@ extern const struct vl_reducer_ops vl_reducer_diverse;
 extern const struct vl_reducer_ops vl_reducer_crossget;
 extern const struct vl_reducer_ops vl_reducer_hired;
 extern const struct vl_reducer_ops vl_reducer_turbo;
+extern const struct vl_reducer_ops vl_reducer_feather;
+extern const struct vl_reducer_ops vl_reducer_zipvl;
 
 /* clang-format off */
 const struct vl_reducer_ops *const vl_reducers[] = {
@@ -22,6 +24,8 @@ const struct vl_reducer_ops *const vl_reducers[] = {
     &vl_reducer_crossget,
     &vl_reducer_hired,
     &vl_reducer_turbo,
+    &vl_reducer_feather,
+    &vl_reducer_zipvl,
     NULL,
 };
 /* clang-format on */

@@ -30,6 +30,8 @@ struct buffers {
     float k[VL_ATTN_KEYS * VL_ATTN_HEAD_DIM];
     float m[VL_ATTN_ROWS], l[VL_ATTN_ROWS];
     uint32_t seen[VL_ATTN_ROWS][2];
+    const struct vl_kv_page *page; /* of the tile before, and its first slot: tiles only go on */
+    uint32_t page_first;
 };
 
 static uint32_t group_of(const struct vl_tensor *q, const struct vl_kv_view *kv)
@@ -83,11 +85,12 @@ static void load_keys(const struct job *j, const struct item *it, struct buffers
                       uint32_t n)
 {
     size_t d = it->kv->head_dim, heads = it->kv->n_kv_heads;
-    const struct vl_kv_page *p = it->kv->page;
     const float *k = b->k;
     size_t lds = d;
-    for (; first >= p->n_tokens; p++)
-        first -= p->n_tokens;
+    while (first - b->page_first >= b->page->n_tokens)
+        b->page_first += b->page++->n_tokens;
+    const struct vl_kv_page *p = b->page;
+    first -= b->page_first;
     for (uint32_t i = 0, run; i < n; i += run, first = 0, p++) {
         run = p->n_tokens - first < n - i ? p->n_tokens - first : n - i;
         enum vl_dtype kt = (enum vl_dtype)p->k_dtype, vt = (enum vl_dtype)p->v_dtype;
@@ -158,6 +161,8 @@ static void run_item(const struct job *j, const struct item *it, struct buffers 
 {
     const float *bias = j->p->key_bias ? j->p->key_bias->data : NULL;
     begin_rows(j, it, b);
+    b->page = it->kv->page;
+    b->page_first = 0;
     for (uint32_t first = 0; first < it->kv->n_tokens; first += VL_ATTN_KEYS) {
         uint32_t n = it->kv->n_tokens - first < VL_ATTN_KEYS ? it->kv->n_tokens - first : VL_ATTN_KEYS;
         if (!see(j, it, b, first, n))

@@ -113,6 +113,72 @@ static void test_contract(void **state)
     test_exec_close(&e);
 }
 
+/* A question's answers, layer by layer; each layer has what the one before it left. */
+static uint32_t decoder_answers(struct test_exec *e, const struct vl_reducer *r, const struct frame_tokens *f,
+                                uint32_t budget, int32_t *ret)
+{
+    enum { LAYERS = 12 };
+    static struct vl_grid_pos pos[MAX_N];
+    struct vl_visual_tokens tok = f->tok;
+    uint32_t m = 0;
+    memcpy(pos, f->pos, sizeof(pos));
+    tok.feat = (struct vl_tensor){.data = NULL};
+    tok.pos = pos;
+    for (unsigned layer = 0; layer < LAYERS; layer++) {
+        struct vl_reducer_probe how = {.n_queries = 0};
+        struct vl_kept kept = {.n = 0};
+        struct vl_tensor score;
+        if (!r->ops->probe(r->state, layer, LAYERS, &how))
+            continue;
+        assert_true(how.n_queries > 0);
+        assert_int_equal(vl_scratch_2d(&e->x, &score, VL_F32, 3, tok.n), 0);
+        for (uint32_t i = 0; i < 3 * tok.n; i++) /* ties in one kind of frame */
+            ((float *)score.data)[i] = f->saliency[i % tok.n] / 8;
+        assert_int_equal(r->ops->in_decoder(r->state, &e->x, layer, &tok, &score, budget, &kept), 0);
+        check_kept(&kept, tok.n, tok.n);
+        assert_null(kept.merge_into.data);
+        ret[m++] = (int32_t)kept.n;
+        memcpy(ret + m, kept.index.data, kept.n * sizeof(*ret));
+        for (uint32_t i = 0; i < kept.n && !how.this_layer; i++)
+            pos[i] = pos[ret[m + i]];
+        tok.n = how.this_layer ? tok.n : kept.n;
+        m += kept.n;
+        vl_arena_reset(&e->arena, 0);
+    }
+    return m;
+}
+
+static void test_in_decoder(void **state)
+{
+    (void)state;
+    static struct frame_tokens frame;
+    static int32_t one[12 * (MAX_N + 1)], two[12 * (MAX_N + 1)];
+    struct test_exec e;
+    struct test_rng rng = test_rng_new("reducers on a question");
+    test_exec_open(&e, "cpu", 1 << 20);
+    for (int i = 0; vl_reducers[i]; i++) {
+        struct vl_error err = {0, ""};
+        struct vl_reducer r = {.ops = NULL};
+        const struct vl_reducer_shape shape = {.max_tokens = MAX_N, .d_model = WIDTH, .n_layers = 12};
+        assert_int_equal(!vl_reducers[i]->in_decoder, !vl_reducers[i]->probe);
+        assert_true(vl_reducers[i]->needs_question || !vl_reducers[i]->in_decoder);
+        if (!vl_reducers[i]->in_decoder)
+            continue;
+        assert_int_equal(vl_reducer_init(&r, vl_reducers[i], NULL, &shape, &err), 0);
+        for (int kind = 0; kind < 3; kind++)
+            for (uint32_t budget = 0; budget < 100; budget += 33) {
+                draw(&frame, NULL, 3, 8, 7, kind, &rng);
+                r.ops->reset(r.state);
+                uint32_t m = decoder_answers(&e, &r, &frame, budget, one);
+                r.ops->reset(r.state);
+                assert_int_equal(decoder_answers(&e, &r, &frame, budget, two), m);
+                assert_memory_equal(one, two, m * sizeof(*one));
+            }
+        vl_reducer_done(&r);
+    }
+    test_exec_close(&e);
+}
+
 /* The dry run: a reducer touches no backend memory by itself, and still reduces. */
 static void test_null_backend(void **state)
 {
@@ -185,6 +251,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_contract),
+        cmocka_unit_test(test_in_decoder),
         cmocka_unit_test(test_null_backend),
         cmocka_unit_test(test_scratch),
         cmocka_unit_test(test_names),
