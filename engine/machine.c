@@ -7,6 +7,7 @@
  */
 #include "engine/machine.h"
 
+#include "decoder/prune.h"
 #include "tokenprune/reducer.h"
 
 #include <inttypes.h>
@@ -180,8 +181,10 @@ static void measure(struct vl_machine *m, const struct vl_engine_opts *o, struct
     const struct vl_reducer_shape shape = {.max_tokens = d->frame_tokens, .d_model = d->d_model};
     ret->run = larger(d->run_scratch, vl_kv_geometry_scratch(&m->geometry)) + 12 * (size_t)d->n_vocab + SLACK;
     if (d->frame_tokens) {
+        ret->run +=
+            vl_prune_scratch(m->max_tokens + m->fork_tokens, d->n_heads, d->kv.n_kv_heads, d->kv.head_dim);
         ret->encode = d->encode_scratch + vl_reducer_scratch(&shape) + SLACK;
-        ret->still = d->still_scratch + SLACK;
+        ret->still = d->still_scratch + 2 * vl_reducer_scratch(&shape) + SLACK;
     }
     ret->total = d->weight_bytes + ret->run + ret->encode + ret->still + ret->pool;
 }

@@ -37,6 +37,35 @@ static int check_ask(const struct vl_ask *q, struct vl_error *err)
     return 0;
 }
 
+/* About a stream a reducer chooses in the decoder, among what was remembered; of pictures it takes what one
+ * takes that sees frames arrive. A budget alone has the plainest of its kind. */
+static int choose_reducer(struct vl_question *n, const struct vl_ask *q, struct vl_error *err)
+{
+    const char *name = q->reducer;
+    if (!name && q->visual_budget)
+        name = q->session ? "feather" : "uniform";
+    if (!name)
+        return 0;
+    int r = vl_reducer_find(&n->reducer, name, err);
+    if (r < 0)
+        return r;
+    if (!q->session && !q->n_images)
+        return vl_error_set(err, -EINVAL,
+                            "a question without a stream or picture has no visual tokens to reduce");
+    if (q->session && !n->reducer->in_decoder)
+        return vl_error_set(err, -EINVAL,
+                            "reducer '%s' is for frames as they arrive; a question about a stream takes one "
+                            "that needs a question, such as 'feather'",
+                            name);
+    if (!q->session && n->reducer->needs_question)
+        return vl_error_set(err, -EINVAL,
+                            "reducer '%s' needs a stream to ask about; pictures take one of arrival, such as "
+                            "'uniform'",
+                            name);
+    r = vl_params_check(q->reducer_params, n->reducer->params, err);
+    return r < 0 ? r : vl_params_copy(&n->params, q->reducer_params);
+}
+
 int vl_question_new(struct vl_question **ret, const struct vl_ask *q, struct vl_error *err)
 {
     int r = check_ask(q, err);
@@ -45,8 +74,13 @@ int vl_question_new(struct vl_question **ret, const struct vl_ask *q, struct vl_
     vl_auto(vl_question) n = calloc(1, sizeof(*n));
     if (!n || !(n->text = strdup(q->text)))
         return vl_error_set(err, -ENOMEM, "no memory for a question");
+    r = choose_reducer(n, q, err);
+    if (r < 0)
+        return r;
     n->ask = *q;
     n->ask.text = n->text;
+    n->ask.reducer = NULL;
+    n->ask.reducer_params = NULL;
     n->ask.image = n->image;
     for (uint32_t i = 0; i < q->n_images; i++)
         n->image[i] = vl_frame_ref(q->image[i]);
@@ -62,6 +96,7 @@ struct vl_question *vl_question_unref(struct vl_question *q)
     if (q) {
         for (int i = 0; i < VL_ENGINE_MAX_IMAGES; i++)
             q->image[i] = vl_frame_unref(q->image[i]);
+        q->params = vl_params_unref(q->params);
         free(q->text);
         free(q);
     }
@@ -90,6 +125,8 @@ void vl_turn_end(struct vl_turn *t, enum vl_turn_status status, const struct vl_
     if (t->m->still_owner == t)
         t->m->still_owner = NULL;
     t->m->own_used -= t->own_bytes;
+    vl_prune_done(&t->prune);
+    vl_reducer_done(&t->reducer);
     t->kv = vl_kv_unref(t->kv);
     t->question = vl_question_unref(t->question);
     free(t->ids);
@@ -141,6 +178,33 @@ static int feed(struct vl_turn *t, uint32_t n, const struct vl_visual_tokens *to
     return 0;
 }
 
+/* As square a grid as a frame's tokens make. */
+static uint32_t grid_width(uint32_t n)
+{
+    uint32_t w = 1;
+    for (uint32_t i = 1; i <= n / i; i++)
+        w = n % i == 0 ? i : w;
+    return n / w;
+}
+
+static int begin_prune(struct vl_turn *t, struct vl_error *err)
+{
+    const struct vl_question *q = t->question;
+    const struct vl_model_desc *d = t->m->desc;
+    if (!q->reducer)
+        return 0;
+    const uint32_t w = grid_width(d->frame_tokens);
+    const struct vl_prune_shape s = {.n_layers = d->kv.n_layers,
+                                     .d_model = d->d_model,
+                                     .grid_w = w,
+                                     .grid_h = d->frame_tokens / w,
+                                     .n_more = t->m->fork_tokens};
+    int r = vl_prune_init(&t->prune, t->kv, q->reducer, q->params, q->ask.visual_budget, &s, err);
+    if (r == 0)
+        t->voice.prune = &t->prune;
+    return r;
+}
+
 static int begin_fork(struct vl_turn *t, struct vl_error *err)
 {
     if (t->ids == NULL) {
@@ -154,6 +218,9 @@ static int begin_fork(struct vl_turn *t, struct vl_error *err)
     if (r == VL_KV_FULL)
         return VL_TURN_NO_ROOM;
     vl_voice_init(&t->voice, t->m, t->kv, t->out, &t->question->ask.sampling, false);
+    r = begin_prune(t, err);
+    if (r < 0)
+        return r;
     r = feed(t, t->stats.n_prompt, NULL);
     return r < 0 ? vl_error_set(err, r, "the question does not fit into the cache") : 0;
 }
@@ -163,6 +230,18 @@ static int begin_fork(struct vl_turn *t, struct vl_error *err)
 static struct vl_unit picture(const struct vl_question *q, uint32_t i)
 {
     return (struct vl_unit){.frame = &q->image[i], .n_frames = 1, .still = true};
+}
+
+static int begin_reducer(struct vl_turn *t, struct vl_error *err)
+{
+    const struct vl_question *q = t->question;
+    const struct vl_model_desc *d = t->m->desc;
+    const struct vl_reducer_shape s = {.max_tokens = d->frame_tokens,
+                                       .d_model = d->d_model,
+                                       .n_layers = d->kv.n_layers,
+                                       .max_patches = d->view_patches,
+                                       .d_vision = d->d_vision};
+    return q->reducer ? vl_reducer_init(&t->reducer, q->reducer, q->params, &s, err) : 0;
 }
 
 /* Every picture is one that the model takes; *ret_n: their views. */
@@ -216,6 +295,76 @@ static int render_own(struct vl_turn *t, struct vl_error *err)
     return 0;
 }
 
+/* One view's tokens, [*inout_to, ...) of what is kept so far, from those at [from, from + n): kept ones move
+ * to the front. */
+static int reduce_view(struct vl_turn *t, struct vl_visual_tokens *tok, uint32_t from, uint32_t n,
+                       uint32_t *inout_to)
+{
+    struct vl_exec *x = &t->m->still_x;
+    struct vl_visual_tokens view = *tok;
+    struct vl_tensor part;
+    size_t mark = vl_arena_mark(x->scratch);
+    view.feat = vl_tensor_rows(&tok->feat, from, n);
+    if (tok->saliency.data)
+        view.saliency = vl_tensor_1d((float *)tok->saliency.data + from, VL_F32, n);
+    view.pos += from;
+    view.weight += from;
+    view.n = n;
+    t->reducer.ops->reset(t->reducer.state); /* views are no frames that follow one another */
+    int r = vl_reducer_run(&t->reducer, x, &view, t->question->ask.visual_budget);
+    if (r == 0 && *inout_to < from + n - view.n) {
+        struct vl_tensor to = vl_tensor_rows(&tok->feat, *inout_to, view.n);
+        r = vl_scratch_2d(x, &part, VL_F32, view.n, view.feat.dim[1]); /* the two may overlap */
+        if (r == 0)
+            r = x->ops->copy(x, &part, &view.feat);
+        if (r == 0)
+            r = x->ops->copy(x, &to, &part);
+        memmove(tok->pos + *inout_to, view.pos, view.n * sizeof(*view.pos));
+        memmove(tok->weight + *inout_to, view.weight, view.n * sizeof(*view.weight));
+    }
+    vl_arena_reset(x->scratch, mark);
+    *inout_to += view.n;
+    return r;
+}
+
+/* Takes the places out of the prompt that the picture's next view has no tokens for; *inout_at: where to look
+ * for them, then behind them. */
+static int close_places(struct vl_turn *t, uint32_t n_tokens, uint32_t *inout_at)
+{
+    uint32_t at = *inout_at, n = 0;
+    while (at < t->stats.n_prompt && t->ids[at] >= 0)
+        at++;
+    while (at + n < t->stats.n_prompt && t->ids[at + n] < 0)
+        n++;
+    if (n < n_tokens)
+        return -EINVAL;
+    memmove(t->ids + at + n_tokens, t->ids + at + n, (t->stats.n_prompt - at - n) * sizeof(*t->ids));
+    t->stats.n_prompt -= n - n_tokens;
+    t->stats.n_pruned += n - n_tokens;
+    *inout_at = at + n_tokens;
+    return 0;
+}
+
+/* A picture's tokens, view by view, and their places. */
+static int reduce(struct vl_turn *t, struct vl_visual_tokens *tok)
+{
+    uint32_t to = 0, at = t->at;
+    int r = 0;
+    for (uint32_t from = 0, n; r == 0 && t->reducer.ops && from < tok->n; from += n) {
+        const uint32_t before = to, view = tok->pos[from].t;
+        for (n = 1; from + n < tok->n && tok->pos[from + n].t == view; n++)
+            ;
+        r = reduce_view(t, tok, from, n, &to);
+        if (r == 0)
+            r = close_places(t, to - before, &at);
+    }
+    if (r == 0 && t->reducer.ops) {
+        tok->feat = vl_tensor_rows(&tok->feat, 0, to);
+        tok->n = to;
+    }
+    return r;
+}
+
 /* Places of one picture end its leg of the prompt; the last leg has none. */
 static int feed_leg(struct vl_turn *t, const struct vl_visual_tokens *tok)
 {
@@ -238,6 +387,9 @@ static int begin_own(struct vl_turn *t, struct vl_error *err)
     if (t->want_bytes > m->own_bytes - m->own_used)
         return VL_TURN_NO_ROOM;
     int r = vl_kv_new(&t->kv, m->pool, NULL, NULL, m->own_tokens, err);
+    if (r < 0)
+        return r;
+    r = begin_reducer(t, err);
     if (r < 0)
         return r;
     t->own_bytes = t->want_bytes;
@@ -302,6 +454,8 @@ static int end_image(struct vl_turn *t)
 static void go_on(struct vl_turn *t, int r)
 {
     t->stats.n_output = t->voice.n_said;
+    if (t->session)
+        t->stats.n_pruned = t->prune.n_pruned;
     if (t->voice.n_said && !t->stats.first_token_ns)
         t->stats.first_token_ns = vl_clock_monotonic_ns() - t->question->accepted_ns;
     const bool all_read = t->at == t->stats.n_prompt;
@@ -335,9 +489,13 @@ void vl_turn_image(struct vl_turn *t)
         r = arch->encode_step(t->m->still, 1, &tok);
         t->encoding = r == VL_ENCODE_MORE;
         if (r == 0)
+            r = reduce(t, &tok);
+        if (r == 0)
             r = feed_leg(t, &tok);
     } else {
-        const struct vl_unit unit = picture(q, t->n_images);
+        struct vl_unit unit = picture(q, t->n_images);
+        unit.budget = q->ask.visual_budget;
+        unit.reducer = t->reducer.ops ? &t->reducer : NULL;
         t->m->still_owner = t;
         r = arch->encode_begin(t->m->model, t->m->still, &unit, 1);
         q->image[t->n_images] = vl_frame_unref(q->image[t->n_images]); /* its sender may have it back */

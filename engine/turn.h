@@ -2,12 +2,15 @@
 /* Copyright vlmd contributors */
 #ifndef VL_ENGINE_TURN_H
 #define VL_ENGINE_TURN_H
+#include "decoder/prune.h"
 #include "engine/session.h"
 
 /* A question, checked and copied: made on the main thread, handed to the engine thread. */
 struct vl_question {
     struct vl_ask ask; /* its text and its pictures are those below */
     char *text;
+    const struct vl_reducer_ops *reducer;         /* or NULL */
+    struct vl_params *params;                     /* its own */
     struct vl_frame *image[VL_ENGINE_MAX_IMAGES]; /* a reference each, until the pixels are taken */
     int64_t accepted_ns;                          /* CLOCK_MONOTONIC */
 };
@@ -29,6 +32,8 @@ struct vl_turn {
     struct vl_question *question;
     struct vl_kv *kv; /* the fork, or the sequence of its own */
     struct vl_voice voice;
+    struct vl_prune prune;     /* about a stream, when something is to be left out */
+    struct vl_reducer reducer; /* of pictures, likewise */
     int32_t *ids;
     uint32_t at;       /* ids that were fed */
     uint32_t n_images; /* pictures that were read, or are being read */

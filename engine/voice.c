@@ -262,7 +262,13 @@ static int run_piece(struct vl_voice *v, const int32_t *id, uint32_t n, uint32_t
         n_rows += id[i] < 0;
     struct vl_tensor row = n_rows ? vl_tensor_rows(&v->row, v->row_at, n_rows) : v->row;
     struct vl_span span = {.kv = v->kv, .slot = slot, .n = n, .n_logits = last ? 1 : 0};
-    struct vl_batch b = {.id = id, .row = n_rows ? &row : NULL, .span = &span, .n_spans = 1, .n = n};
+    struct vl_batch b = {.id = id,
+                         .row = n_rows ? &row : NULL,
+                         .span = &span,
+                         .n_spans = 1,
+                         .n = n,
+                         .prune = last ? v->prune : NULL};
+    v->prune = last ? NULL : v->prune;
     struct vl_tensor logits = {0};
     size_t mark = vl_arena_mark(v->m->x.scratch);
     int r = vl_model_arch(v->m->model)->run(v->m->model, &v->m->x, &b, &logits);

@@ -31,6 +31,7 @@ struct vl_voice {
     uint32_t n, at, slot, row_at;
     uint64_t unit;
     bool speaks;
+    struct vl_prune *prune; /* what its last piece decides, borrowed until PREFILL is left; NULL: nothing */
 
     /* being said */
     struct vl_sampler sampler;

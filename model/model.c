@@ -236,6 +236,7 @@ void vl_model_describe_decoder(struct vl_model *m, const struct vl_decoder *d, u
 {
     m->desc.n_vocab = d->n_vocab;
     m->desc.d_model = d->d_model;
+    m->desc.n_heads = d->n_heads;
     m->desc.n_ctx = d->n_ctx;
     m->desc.max_batch = d->n_ctx < max_batch ? d->n_ctx : max_batch;
     m->desc.kv = (struct vl_kv_geometry){

@@ -128,7 +128,7 @@ struct vl_model_cost {
 struct vl_model_desc {
     const char *name, *arch, *quantization;
     struct vl_kv_geometry kv; /* page_slots and the dtypes are a proposal; rope lives as long as the model */
-    uint32_t n_vocab, d_model, n_ctx;
+    uint32_t n_vocab, d_model, n_heads, n_ctx;
     uint32_t frame_tokens;     /* visual tokens of one view, of which a video frame is one; 0: no eyes */
     uint32_t max_image_tokens; /* of the costliest still picture */
     uint32_t n_encode_layers;  /* layers of one view */

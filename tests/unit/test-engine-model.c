@@ -177,15 +177,22 @@ static void show(struct run *r, int i)
     pump(r, &r->n_seen, r->n_seen + 1);
 }
 
-static void ask(struct run *r)
+static void ask_reduced(struct run *r, const char *reducer, uint32_t budget)
 {
     uint64_t id;
     struct vl_ask q = {
         .session = r->session,
         .text = "What colour is the square?",
         .max_tokens = 12,
+        .reducer = reducer,
+        .visual_budget = budget,
         .sampling = {.temperature = 1, .top_p = 1, .repeat_penalty = 1.1f, .repeat_window = 32}};
     assert_int_equal(vl_engine_ask(r->e, &q, &id, NULL), 0);
+}
+
+static void ask(struct run *r)
+{
+    ask_reduced(r, NULL, 0);
 }
 
 static void stop(struct run *r)
@@ -195,15 +202,17 @@ static void stop(struct run *r)
     free(r);
 }
 
+/* n_questions of every frame but the first; the second and third leave tokens out. */
 static struct run *run_clip(uint32_t n_workers, bool questions)
 {
+    static const char *const reducer[] = {NULL, "feather", "zipvl"};
     struct run *r = start(text_file, mmproj_file, n_workers);
     uint32_t n_asked = 0;
     watch(r, 0);
     for (int i = 0; i < N_FRAMES; i++) {
         (void)vl_mailbox_put(r->box, new_frame(i));
         for (int k = 0; questions && i && k < 3; k++, n_asked++)
-            ask(r);
+            ask_reduced(r, reducer[k], k == 2 ? 1 : 0);
         pump(r, &r->n_seen, (uint32_t)i + 1);
         if (i % 4 == 3) /* the queue is bounded */
             pump(r, &r->n_done, n_asked);
@@ -233,6 +242,28 @@ static void test_questions_leave_no_trace_in_the_commentary(void **state)
     stop(without);
     stop(again);
     stop(with);
+}
+
+/* What is left out is told, and with a budget it is all but that of each frame in view. */
+static void test_questions_leave_tokens_out(void **state)
+{
+    (void)state;
+    struct run *r = run_clip(1, false);
+    static const struct {
+        const char *name;
+        uint32_t budget;
+    } one[] = {{NULL, 0}, {"feather", 0}, {"feather", 1}, {NULL, 1}, {"zipvl", 1}, {"feather", 4096}};
+    const uint32_t per_frame = (uint32_t)(r->stats.n_visual_tokens / r->stats.n_frames);
+    for (uint32_t i = 0; i < sizeof(one) / sizeof(one[0]); i++) {
+        ask_reduced(r, one[i].name, one[i].budget);
+        pump(r, &r->n_done, i + 1);
+        if (one[i].budget == 1)
+            assert_int_equal(r->turn.n_pruned, 3 * (per_frame - 1));
+        else
+            assert_int_equal(r->turn.n_pruned > 0, one[i].name && !one[i].budget);
+        assert_true(r->turn.n_output > 0);
+    }
+    stop(r);
 }
 
 static void test_workers_change_nothing(void **state)
@@ -274,7 +305,7 @@ static void test_frames_and_tokens_allocate_nothing(void **state)
 
 /* ---- pictures ---- */
 
-static void ask_about(struct run *r, int n_pictures)
+static void ask_reduced_about(struct run *r, int n_pictures, const char *reducer, uint32_t budget)
 {
     struct vl_frame *f[2] = {NULL, NULL};
     uint64_t id;
@@ -283,12 +314,40 @@ static void ask_about(struct run *r, int n_pictures)
     const struct vl_ask q = {.image = f,
                              .n_images = (uint32_t)n_pictures,
                              .text = "What is it?",
+                             .reducer = reducer,
+                             .visual_budget = budget,
                              .max_tokens = 12,
                              .sampling = {.top_p = 1, .repeat_penalty = 1}};
     assert_int_equal(vl_engine_ask(r->e, &q, &id, NULL), 0);
     for (int i = 0; i < n_pictures; i++)
         (void)vl_frame_unref(f[i]);
     pump(r, &r->n_done, r->n_done + 1);
+}
+
+static void ask_about(struct run *r, int n_pictures)
+{
+    ask_reduced_about(r, n_pictures, NULL, 0);
+}
+
+/* Each view keeps its budget, and the prompt has no place for more. */
+static void test_pictures_reduced(void **state)
+{
+    (void)state;
+    struct run *r = start(tiles_text_file, tiles_mmproj_file, 1),
+               *two = start(tiles_text_file, tiles_mmproj_file, 2);
+    ask_about(r, 2);
+    const uint32_t whole = r->turn.n_prompt;
+    assert_int_equal(r->turn.n_pruned, 0);
+    for (int i = 0; i < 3; i++) {
+        r->answer[0] = two->answer[0] = '\0';
+        ask_reduced_about(r, 2, i == 2 ? "diverse" : NULL, i == 0 ? 4096 : 3);
+        ask_reduced_about(two, 2, i == 2 ? "diverse" : NULL, i == 0 ? 4096 : 3);
+        assert_int_equal(r->turn.n_prompt, whole - r->turn.n_pruned);
+        assert_int_equal(r->turn.n_pruned > 0, i > 0);
+        assert_string_equal(r->answer, two->answer);
+    }
+    stop(r);
+    stop(two);
 }
 
 /* Stills of 17 views; the length of the prompt is the reference's, and neither workers nor what was asked
@@ -384,6 +443,8 @@ int main(int argc, char **argv)
     (void)snprintf(tiles_mmproj_file, sizeof(tiles_mmproj_file), "%s/tiles-f16-mmproj.gguf", folder);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_questions_leave_no_trace_in_the_commentary),
+        cmocka_unit_test(test_questions_leave_tokens_out),
+        cmocka_unit_test(test_pictures_reduced),
         cmocka_unit_test(test_workers_change_nothing),
         cmocka_unit_test(test_frames_and_tokens_allocate_nothing),
         cmocka_unit_test(test_pictures_of_many_views),

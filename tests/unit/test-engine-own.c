@@ -99,6 +99,21 @@ static void test_what_cannot_be_asked_is_refused_by_name(void **state)
     assert_non_null(strstr(err.msg, "not both"));
     assert_int_equal(vl_engine_ask(l->e, &(struct vl_ask){.text = "S", .since_ns = 5}, &t, &err), -EINVAL);
     assert_int_equal(vl_engine_ask(l->e, &(struct vl_ask){.session = 77, .text = "S"}, &t, &err), -ENOENT);
+    const struct {
+        struct vl_ask q;
+        const char *words;
+    } reduced[] = {
+        {{.text = "S", .reducer = "uniform"}, "no visual tokens"},
+        {{.text = "S", .visual_budget = 3}, "no visual tokens"},
+        {{.text = "S", .session = s, .reducer = "uniform"}, "such as 'feather'"},
+        {{.text = "S", .session = s, .reducer = "father"}, "did you mean 'feather'"},
+        {{.text = "S", .image = &f, .n_images = 1, .reducer = "zipvl"}, "such as 'uniform'"},
+    };
+    for (size_t i = 0; i < sizeof(reduced) / sizeof(reduced[0]); i++) {
+        assert_int_equal(vl_engine_ask(l->e, &reduced[i].q, &t, &err), -EINVAL);
+        if (!strstr(err.msg, reduced[i].words))
+            fail_msg("%s", err.msg);
+    }
     static char text[SCRIPTED_CONTEXT + 16];
     memset(text, 'T', sizeof(text) - 1);
     t = ask(l, 0, text);
