@@ -21,7 +21,8 @@ struct question {
     struct vl_opt_list image;  /* "-": standard input */
     int image_fd[VL_OPT_LIST_MAX];
     unsigned n_open;
-    uint64_t since, until, max_tokens, deadline, seed;
+    const char *reducer; /* NULL: none said */
+    uint64_t since, until, max_tokens, tokens_per_frame, deadline, seed;
 };
 
 static int append_u64(sd_bus_message *m, const char *key, uint64_t v, char type)
@@ -68,6 +69,8 @@ static int build(struct vl_ctl *c, const struct question *q, const char *path, s
         (r = append_model(m, q->model)) >= 0 && (r = append_u64(m, "Since", q->since, 't')) >= 0 &&
         (r = append_u64(m, "Until", q->until, 't')) >= 0 &&
         (r = append_u64(m, "MaxTokens", q->max_tokens, 'u')) >= 0 &&
+        (!q->reducer || (r = sd_bus_message_append(m, "{sv}", "Reducer", "s", q->reducer)) >= 0) &&
+        (r = append_u64(m, "TokensPerFrame", q->tokens_per_frame, 'u')) >= 0 &&
         (r = append_u64(m, "DeadlineUSec", q->deadline, 't')) >= 0 &&
         (r = append_u64(m, "Seed", q->seed, 't')) >= 0)
         r = sd_bus_message_close_container(m);
@@ -244,6 +247,8 @@ static int run(struct vl_ctl *c, int argc, char **argv)
         {"--since", VL_OPT_TIME, &q.since},
         {"--until", VL_OPT_TIME, &q.until},
         {"--max-tokens", VL_OPT_NUMBER, &q.max_tokens},
+        {"--reducer", VL_OPT_TEXT, &q.reducer},
+        {"--tokens-per-frame", VL_OPT_NUMBER, &q.tokens_per_frame},
         {"--deadline", VL_OPT_SPAN, &q.deadline},
         {"--seed", VL_OPT_NUMBER, &q.seed},
         {NULL, VL_OPT_FLAG, NULL},
@@ -267,6 +272,7 @@ const struct vl_verb vl_verb_ask = {
     .name = "ask",
     .usage = "  vlmctl ask NAME \"QUESTION\" [--since T] [--until T] [--max-tokens N] [--deadline SPAN] "
              "[--seed N]\n"
+             "             [--reducer NAME[:KEY=VALUE,...]] [--tokens-per-frame N]\n"
              "  vlmctl ask --image FILE [--image FILE ...] \"QUESTION\" [--model NAME]   (JPEG, PNG, WebP)\n"
              "  vlmctl ask - \"QUESTION\"        (a picture from standard input)\n"
              "  vlmctl ask --text \"QUESTION\"   (no picture, the model alone)\n",

@@ -5,6 +5,7 @@
 
 #include "base/clock.h"
 #include "daemon/bus_error.h"
+#include "daemon/chosen.h"
 #include "daemon/config.h"
 #include "daemon/options.h"
 
@@ -195,11 +196,14 @@ static int read_options(struct vl_manager *m, sd_bus_message *call, bool pipe, s
     const char *priority = "normal", *format = "text", *model = NULL;
     uint64_t since = 0, until = 0, seed = 0, deadline = pipe ? ask_deadline : ask_text_deadline;
     uint32_t max_tokens = DEFAULT_TOKENS;
+    struct vl_error err = {0};
     double temperature = 0;
     struct vl_option option[] = {
         {"Since", 't', &since, false}, /* first two: of streams alone */
         {"Until", 't', &until, false},
         {"MaxTokens", 'u', &max_tokens, false},
+        {"Reducer", 's', &o->reducer, false},
+        {"TokensPerFrame", 'u', &o->tokens_per_frame, false},
         {"DeadlineUSec", 't', &deadline, false},
         {"Priority", 's', &priority, false},
         {"Temperature", 'd', &temperature, false},
@@ -213,6 +217,8 @@ static int read_options(struct vl_manager *m, sd_bus_message *call, bool pipe, s
     if (r < 0 || (r = choose_model(m, o, model, e)) < 0 || (r = set_priority(o, priority, e)) < 0 ||
         (r = check_ranges(since, until, deadline, max_tokens, temperature, e)) < 0)
         return r;
+    if (vl_chosen_check_asked(o->session != 0, "Reducer", o->reducer, &err) < 0)
+        return vl_bus_error_setf(e, VL_BUS_INVALID_OPTION, "%s", err.msg);
     o->jsonl = !strcmp(format, "jsonl");
     if (!o->jsonl && strcmp(format, "text") != 0)
         return sd_bus_error_set(e, VL_BUS_INVALID_OPTION, "Format is text or jsonl");

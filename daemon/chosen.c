@@ -55,7 +55,8 @@ void vl_chosen_apply(const struct vl_chosen *c, struct vl_session_opts *o)
     o->policy_params = c->policy_params;
 }
 
-int vl_chosen_check(enum vl_offer_kind kind, const char *key, const char *text, struct vl_error *err)
+static int check(enum vl_offer_kind kind, enum vl_offer_use use, const char *key, const char *text,
+                 struct vl_error *err)
 {
     vl_auto(vl_params) p = NULL;
     char name[VL_CHOSEN_NAME];
@@ -64,6 +65,16 @@ int vl_chosen_check(enum vl_offer_kind kind, const char *key, const char *text, 
         return 0;
     int r = vl_params_parse(text, name, sizeof(name), &p, &why);
     if (r == 0)
-        r = vl_offer_check(kind, name, p, true, &why);
+        r = vl_offer_check(kind, name, p, use, &why);
     return r < 0 ? vl_error_set(err, r, "%s: %s", key, why.msg) : 0;
+}
+
+int vl_chosen_check(enum vl_offer_kind kind, const char *key, const char *text, struct vl_error *err)
+{
+    return check(kind, VL_OFFER_ARRIVAL, key, text, err);
+}
+
+int vl_chosen_check_asked(bool stream, const char *key, const char *text, struct vl_error *err)
+{
+    return check(VL_OFFER_REDUCER, stream ? VL_OFFER_STREAM : VL_OFFER_PICTURES, key, text, err);
 }

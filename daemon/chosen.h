@@ -24,4 +24,6 @@ uint32_t vl_chosen_window(const char *policy);
 void vl_chosen_apply(const struct vl_chosen *c, struct vl_session_opts *o);
 /* Of one of them, before there is an engine: its form, name and options. key: how the user calls it. */
 int vl_chosen_check(enum vl_offer_kind kind, const char *key, const char *text, struct vl_error *err);
+/* Likewise a question's reducer. */
+int vl_chosen_check_asked(bool stream, const char *key, const char *text, struct vl_error *err);
 #endif

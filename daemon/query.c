@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "daemon/bus.h"
 #include "daemon/bus_error.h"
+#include "daemon/chosen.h"
 #include "daemon/config.h"
 #include "daemon/images.h"
 #include "daemon/model.h"
@@ -398,9 +399,14 @@ static int busy(struct vl_manager *m, const char *why, sd_bus_error *e)
 static int ask(struct vl_query *q, const struct vl_query_opts *o, sd_bus_error *e)
 {
     struct vl_error err = {0};
+    struct vl_chosen chosen;
+    int r = vl_chosen_read(&chosen, o->reducer, NULL, 0, &err);
     struct vl_ask a = {
         .session = o->session,
         .max_tokens = o->max_tokens,
+        .visual_budget = o->tokens_per_frame,
+        .reducer = chosen.reducer[0] ? chosen.reducer : NULL,
+        .reducer_params = chosen.reducer_params,
         .text = o->question,
         .since_ns = o->since_ns,
         .until_ns = o->until_ns,
@@ -410,7 +416,9 @@ static int ask(struct vl_query *q, const struct vl_query_opts *o, sd_bus_error *
     };
     if (q->images)
         a.image = vl_images_frames(q->images, &a.n_images);
-    int r = vl_engine_ask(q->model->engine, &a, &q->turn, &err);
+    if (r == 0)
+        r = vl_engine_ask(q->model->engine, &a, &q->turn, &err);
+    vl_chosen_done(&chosen);
     if (r == VL_ENGINE_BUSY)
         return busy(q->m, "the engine's queue is full", e);
     return r < 0 ? vl_bus_error_from(e, r, &err) : 0;
@@ -458,11 +466,14 @@ static void on_images(void *user, const struct vl_error *err)
 /* The engine is asked once they are read; until then the query is queued. */
 static int read_images(struct vl_query *q, const struct vl_query_opts *o, sd_bus_error *e)
 {
-    q->asks = calloc(1, sizeof(*q->asks) + strlen(o->question) + 1);
+    const size_t n = strlen(o->question) + 1, n_reducer = o->reducer ? strlen(o->reducer) + 1 : 0;
+    q->asks = calloc(1, sizeof(*q->asks) + n + n_reducer);
     if (!q->asks)
         return vl_bus_error_from(e, -ENOMEM, NULL);
     *q->asks = *o;
     q->asks->question = strcpy((char *)(q->asks + 1), o->question);
+    if (o->reducer)
+        q->asks->reducer = strcpy((char *)(q->asks + 1) + n, o->reducer);
     q->asks->token = NULL; /* borrowed, and not needed again */
     q->asks->image_fd = NULL;
     int r = vl_images_new(&q->images, q->m->images, q->client->uid, o->image_fd, o->n_images, on_images, q);

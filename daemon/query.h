@@ -20,7 +20,7 @@ struct vl_query {
     bool jsonl;
     struct vl_images *images; /* of AskImage: being read, then the engine's to look at */
     struct vl_query_opts
-        *asks; /* what the engine is asked once they are read; with its own copy of question */
+        *asks; /* what the engine is asked once they are read; with its own copies of question and reducer */
     struct vl_reply_pipe *pipe; /* Ask */
     sd_bus_message *call;       /* AskText: the call that waits */
     char *answer;               /* of AskText */
@@ -38,6 +38,8 @@ struct vl_query_opts {
     uint32_t n_images;
     const char *question, *token; /* token NULL: one is made up */
     int64_t since_ns, until_ns, deadline_ns /* a duration */;
+    const char *reducer;       /* as it is written, checked; NULL: none said */
+    uint32_t tokens_per_frame; /* 0: all */
     uint32_t max_tokens;
     int priority;
     bool jsonl;

@@ -81,8 +81,15 @@ static void ask_next(struct run *r)
                        .max_tokens = r->a->max_tokens,
                        .text = ask->text,
                        .sampling = r->a->sampling};
+    struct vl_chosen chosen; /* of pictures; of a video they chose on arrival */
+    int k = vl_chosen_read(&chosen, r->a->n_images ? r->a->reducer : NULL, NULL, 0, &err);
+    q.reducer = chosen.reducer[0] ? chosen.reducer : NULL;
+    q.reducer_params = chosen.reducer_params;
+    q.visual_budget = r->a->n_images ? r->a->tokens_per_frame : 0;
     vl_run_out_question(&r->out, ask);
-    int k = vl_engine_ask(r->engine, &q, &r->turn, &err);
+    if (k == 0)
+        k = vl_engine_ask(r->engine, &q, &r->turn, &err);
+    vl_chosen_done(&chosen);
     if (k == 0)
         return;
     vl_run_out_error(&r->out, "%s", err.msg[0] ? err.msg : k < 0 ? strerror(-k) : "the engine is busy");

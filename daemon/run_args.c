@@ -33,7 +33,7 @@ static const char help[] =
     "  --every SPAN       one look each, by the time of the video; 1s\n"
     "  --window SPAN      how long a look stays in memory; the model's own\n"
     "  --gate none|change leave out looks that show nothing new; none\n"
-    "  --tokens-per-frame N   visual tokens of a look that are read; all\n"
+    "  --tokens-per-frame N   visual tokens of a look, or of a view of a picture, that are read; all\n"
     "  --reducer NAME[:KEY=VALUE,...]   which of them: vlmd reducers lists them; uniform\n"
     "  --policy NAME[:KEY=VALUE,...]    what leaves a full window: vlmd policies; sink_window\n"
     "  --instruction TEXT what the captions are to be about\n"
@@ -178,8 +178,10 @@ static int check(struct vl_run_args *a)
         return vl_subcommand_usage("run", "--at needs a video");
     if (!stream && (a->format || a->no_captions || a->realtime || a->instruction))
         return vl_subcommand_usage("run", "--captions, --realtime and --instruction need a video");
-    if (!stream && (a->reducer || a->policy || a->tokens_per_frame))
-        return vl_subcommand_usage("run", "--reducer, --policy and --tokens-per-frame need a video");
+    if (!stream && a->policy)
+        return vl_subcommand_usage("run", "--policy needs a video");
+    if (!stream && !a->n_images && (a->reducer || a->tokens_per_frame))
+        return vl_subcommand_usage("run", "--reducer and --tokens-per-frame need a video or a picture");
     if (a->from.projector && !a->from.text)
         return vl_subcommand_usage("run", "--mmproj needs --model beside it");
     if (a->n_images && !a->n_asks)

@@ -49,14 +49,32 @@ int vl_offer_get(enum vl_offer_kind kind, size_t i, struct vl_offer *ret)
     return 0;
 }
 
-int vl_offer_check(enum vl_offer_kind kind, const char *name, const struct vl_params *p, bool on_arrival,
-                   struct vl_error *err)
+static int check_use(const struct vl_reducer_ops *o, enum vl_offer_use use, struct vl_error *err)
+{
+    if (use == VL_OFFER_ARRIVAL && o->needs_question)
+        return vl_error_set(err, -EINVAL, "reducer '%s' needs a question, and frames arrive with none",
+                            o->name);
+    if (use == VL_OFFER_PICTURES && o->needs_question)
+        return vl_error_set(err, -EINVAL,
+                            "reducer '%s' needs a stream to ask about; pictures take one of arrival, such as "
+                            "'uniform'",
+                            o->name);
+    if (use == VL_OFFER_STREAM && !o->in_decoder)
+        return vl_error_set(err, -EINVAL,
+                            "reducer '%s' is for frames as they arrive; a question about a stream takes one "
+                            "that needs a question, such as 'feather'",
+                            o->name);
+    return 0;
+}
+
+int vl_offer_check(enum vl_offer_kind kind, const char *name, const struct vl_params *p,
+                   enum vl_offer_use use, struct vl_error *err)
 {
     const struct vl_reducer_ops *reducer = NULL;
     const struct vl_kv_policy *policy = NULL;
     int r = kind == VL_OFFER_REDUCER ? vl_reducer_find(&reducer, name, err)
                                      : vl_kv_policy_find(&policy, name, err);
-    if (r == 0 && on_arrival && reducer && reducer->needs_question)
-        r = vl_error_set(err, -EINVAL, "reducer '%s' needs a question, and frames arrive with none", name);
+    if (r == 0 && reducer)
+        r = check_use(reducer, use, err);
     return r < 0 ? r : vl_params_check(p, reducer ? reducer->params : policy->params, err);
 }

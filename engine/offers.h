@@ -12,6 +12,8 @@
 #include <stdbool.h>
 
 enum vl_offer_kind { VL_OFFER_REDUCER, VL_OFFER_POLICY };
+/* What a reducer is to be used for. */
+enum vl_offer_use { VL_OFFER_ANY, VL_OFFER_ARRIVAL, VL_OFFER_STREAM, VL_OFFER_PICTURES };
 enum { VL_OFFER_STAGES = 4 };
 struct vl_offer {
     const char *name, *paper;
@@ -22,8 +24,9 @@ struct vl_offer {
 };
 /* The i-th. -ENOENT: there are no more. */
 int vl_offer_get(enum vl_offer_kind kind, size_t i, struct vl_offer *ret);
-/* -EINVAL: there is none of that name, it needs a question and is to run on arrival, or an option is not one
- * of its own or out of range; err names the nearest there is. */
-int vl_offer_check(enum vl_offer_kind kind, const char *name, const struct vl_params *p, bool on_arrival,
-                   struct vl_error *err);
+/* -EINVAL: there is none of that name, it is not for that use, or an option is not one of its own or out of
+ * range; err names the nearest there is. use: of reducers; frames that arrive, a question about a stream, or
+ * about pictures. */
+int vl_offer_check(enum vl_offer_kind kind, const char *name, const struct vl_params *p,
+                   enum vl_offer_use use, struct vl_error *err);
 #endif

@@ -11,6 +11,7 @@
 #include "engine/turn.h"
 
 #include "base/clock.h"
+#include "engine/offers.h"
 #include "model/model.h"
 
 #include <assert.h>
@@ -46,23 +47,13 @@ static int choose_reducer(struct vl_question *n, const struct vl_ask *q, struct 
         name = q->session ? "feather" : "uniform";
     if (!name)
         return 0;
-    int r = vl_reducer_find(&n->reducer, name, err);
-    if (r < 0)
-        return r;
     if (!q->session && !q->n_images)
         return vl_error_set(err, -EINVAL,
                             "a question without a stream or picture has no visual tokens to reduce");
-    if (q->session && !n->reducer->in_decoder)
-        return vl_error_set(err, -EINVAL,
-                            "reducer '%s' is for frames as they arrive; a question about a stream takes one "
-                            "that needs a question, such as 'feather'",
-                            name);
-    if (!q->session && n->reducer->needs_question)
-        return vl_error_set(err, -EINVAL,
-                            "reducer '%s' needs a stream to ask about; pictures take one of arrival, such as "
-                            "'uniform'",
-                            name);
-    r = vl_params_check(q->reducer_params, n->reducer->params, err);
+    int r = vl_reducer_find(&n->reducer, name, err);
+    if (r == 0)
+        r = vl_offer_check(VL_OFFER_REDUCER, name, q->reducer_params,
+                           q->session ? VL_OFFER_STREAM : VL_OFFER_PICTURES, err);
     return r < 0 ? r : vl_params_copy(&n->params, q->reducer_params);
 }
 

@@ -250,10 +250,8 @@ static void test_names(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_contract),
-        cmocka_unit_test(test_in_decoder),
-        cmocka_unit_test(test_null_backend),
-        cmocka_unit_test(test_scratch),
+        cmocka_unit_test(test_contract),     cmocka_unit_test(test_in_decoder),
+        cmocka_unit_test(test_null_backend), cmocka_unit_test(test_scratch),
         cmocka_unit_test(test_names),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -259,9 +259,14 @@ static void answer_all(struct vl_engine *e)
             answer(e, &e->turn[i]);
 }
 
-/* "640x480#ffffff 1x1#000000 ". */
+/* "640x480#ffffff 1x1#000000 "; before it "feather share 0.5 budget 9 ", if that was said. */
 static void look_at(struct turn *t, const struct vl_ask *q)
 {
+    double share = 0;
+    (void)vl_params_f64(q->reducer_params, "share", &share);
+    if (q->reducer || q->visual_budget)
+        (void)snprintf(t->seen, sizeof(t->seen), "%s share %g budget %u ",
+                       q->reducer ? q->reducer : "no reducer", share, q->visual_budget);
     for (uint32_t i = 0; i < q->n_images; i++) {
         const struct vl_frame *f = q->image[i];
         size_t n = strlen(t->seen);

@@ -228,6 +228,14 @@ class Questions(Case):
             self.raises("InvalidOption", self.client.ask, self.stream, "echo x", **options)
         self.assertEqual(self.client.get(PATH, "Manager", "QueueDepth"), 0)
 
+    def test_reduced_questions(self):
+        for options, seen in ({"Reducer": ("s", "feather:share=0.5"), "TokensPerFrame": ("u", 9)}, "feather share 0.5 budget 9 "), \
+                ({"TokensPerFrame": ("u", 3)}, "no reducer share 0 budget 3 "), ({"Reducer": ("s", "none")}, ""):
+            self.assertEqual(self.client.ask_text(self.stream, "look", **options)[0], seen)
+        for reducer, words in ("fether", "did you mean 'feather'"), ("feather:shape=1", "did you mean 'share'"), \
+                ("feather:share=7", "share"), ("uniform", "such as 'feather'"):
+            self.assertIn(words, self.raises("InvalidOption", self.client.ask, self.stream, "look", Reducer=("s", reducer)))
+
     def test_busy(self):
         clients = [Client(self.bus) for _ in range(5)]
         pipes = []

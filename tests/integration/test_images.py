@@ -91,6 +91,8 @@ class Images(Case):
         text, _ = self.client.ask_image_text([], "echo nothing to see")
         self.assertEqual(text, "nothing to see")
         self.assertEqual(self.client.ask_image_text([], "look")[0], "")
+        self.assertTrue(self.client.ask_image_text([self.own(memfd(png(5, 3, (255, 128, 1))))], "look",
+                                                   Reducer=("s", "uniform"))[0].startswith("uniform share 0 budget 0 5x3"))
 
     def test_refused_at_once(self):
         ask = self.client.ask_image_text
