@@ -78,3 +78,13 @@ int vl_chosen_check_asked(bool stream, const char *key, const char *text, struct
 {
     return check(VL_OFFER_REDUCER, stream ? VL_OFFER_STREAM : VL_OFFER_PICTURES, key, text, err);
 }
+
+bool vl_chosen_needs_budget(const char *reducer)
+{
+    struct vl_offer o;
+    size_t n = reducer ? strcspn(reducer, ":") : 0;
+    for (size_t i = 0; n > 0 && vl_offer_get(VL_OFFER_REDUCER, i, &o) == 0; i++)
+        if (strlen(o.name) == n && !strncmp(o.name, reducer, n))
+            return o.needs_budget;
+    return false;
+}

@@ -26,4 +26,6 @@ void vl_chosen_apply(const struct vl_chosen *c, struct vl_session_opts *o);
 int vl_chosen_check(enum vl_offer_kind kind, const char *key, const char *text, struct vl_error *err);
 /* Likewise a question's reducer. */
 int vl_chosen_check_asked(bool stream, const char *key, const char *text, struct vl_error *err);
+/* A reducer that does nothing unless the tokens of a frame are limited. NULL, and what is none: false. */
+bool vl_chosen_needs_budget(const char *reducer);
 #endif

@@ -22,7 +22,8 @@ struct list {
 static const char reducers_help[] =
     "vlmd reducers [--json]\n"
     "Lists what can leave out or merge visual tokens, and its options: --reducer NAME or\n"
-    "--reducer NAME:KEY=VALUE,KEY=VALUE, with --tokens-per-frame N beside it. Those that need a question\n"
+    "--reducer NAME:KEY=VALUE,KEY=VALUE, most with --tokens-per-frame N beside it. Those that need a "
+    "question\n"
     "work for that question alone; all others on every frame that arrives.\n";
 static const char policies_help[] =
     "vlmd policies [--json]\n"
@@ -50,7 +51,7 @@ static void print_offer(const struct vl_offer *o)
     for (size_t i = 0; o->stage[i]; i++)
         (void)printf("%s%s", i ? ", " : "; ", o->stage[i]);
     (void)printf("%s%s\n", o->needs_question ? "; needs a question" : "",
-                 o->own_measure ? "; also without a budget" : "");
+                 o->needs_budget ? "; needs --tokens-per-frame" : "");
     for (const struct vl_param_desc *d = o->params; d->key; d++)
         print_option(d);
 }
@@ -73,7 +74,7 @@ static bool add_stages(cJSON *o, const struct vl_offer *offer)
 {
     cJSON *stages = cJSON_AddArrayToObject(o, "stages");
     bool ok = stages && cJSON_AddBoolToObject(o, "needs_question", offer->needs_question) &&
-              cJSON_AddBoolToObject(o, "own_measure", offer->own_measure);
+              cJSON_AddBoolToObject(o, "needs_budget", offer->needs_budget);
     for (size_t i = 0; ok && offer->stage[i]; i++)
         ok = cJSON_AddItemToArray(stages, cJSON_CreateString(offer->stage[i]));
     return ok;

@@ -182,6 +182,8 @@ static int check(struct vl_run_args *a)
         return vl_subcommand_usage("run", "--policy needs a video");
     if (!stream && !a->n_images && (a->reducer || a->tokens_per_frame))
         return vl_subcommand_usage("run", "--reducer and --tokens-per-frame need a video or a picture");
+    if (!a->tokens_per_frame && vl_chosen_needs_budget(a->reducer))
+        return vl_subcommand_usage("run", "--reducer %s does nothing without --tokens-per-frame", a->reducer);
     if (a->from.projector && !a->from.text)
         return vl_subcommand_usage("run", "--mmproj needs --model beside it");
     if (a->n_images && !a->n_asks)

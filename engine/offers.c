@@ -6,13 +6,12 @@
 #include "kvcache/policy.h"
 #include "tokenprune/reducer.h"
 
-/* The registry may not be run through with i alone: it ends with NULL and says nowhere how long it is. */
-static bool reaches(const void *const *table, size_t i)
+static size_t n_offers(enum vl_offer_kind kind)
 {
-    for (size_t k = 0; k <= i; k++)
-        if (!table[k])
-            return false;
-    return true;
+    size_t n = 0;
+    while (kind == VL_OFFER_REDUCER ? vl_reducers[n] != NULL : vl_kv_policies[n] != NULL)
+        n++;
+    return n;
 }
 
 static struct vl_offer offer_reducer(const struct vl_reducer_ops *o)
@@ -21,7 +20,7 @@ static struct vl_offer offer_reducer(const struct vl_reducer_ops *o)
                            .paper = o->paper,
                            .params = o->params,
                            .needs_question = o->needs_question,
-                           .own_measure = o->own_measure};
+                           .needs_budget = !o->own_measure && !o->in_encoder && !o->in_decoder};
     size_t n = 0;
     if (o->view)
         ret.stage[n++] = "before the encoder";
@@ -36,9 +35,7 @@ static struct vl_offer offer_reducer(const struct vl_reducer_ops *o)
 
 int vl_offer_get(enum vl_offer_kind kind, size_t i, struct vl_offer *ret)
 {
-    const void *const *table =
-        kind == VL_OFFER_REDUCER ? (const void *const *)vl_reducers : (const void *const *)vl_kv_policies;
-    if (!reaches(table, i))
+    if (i >= n_offers(kind))
         return -ENOENT;
     if (kind == VL_OFFER_REDUCER)
         *ret = offer_reducer(vl_reducers[i]);

@@ -20,7 +20,7 @@ struct vl_offer {
     const struct vl_param_desc *params;     /* ends with key == NULL */
     const char *stage[VL_OFFER_STAGES + 1]; /* where a reducer works, in order; ends with NULL */
     bool needs_question;                    /* runs for a question alone, never on arrival */
-    bool own_measure;                       /* does something without a budget */
+    bool needs_budget;                      /* leaves all tokens alone without one */
 };
 /* The i-th. -ENOENT: there are no more. */
 int vl_offer_get(enum vl_offer_kind kind, size_t i, struct vl_offer *ret);

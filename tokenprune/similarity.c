@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Copyright vlmd contributors */
+/* Cosines. The trap: rows that are zero or not finite must not reach the backend, or every product with them
+ * is no number. */
 #include "tokenprune/similarity.h"
 
 #include <math.h>

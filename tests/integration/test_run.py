@@ -389,7 +389,10 @@ class Offers(Case):
                 self.assertIn("needs a question", err)
                 continue
             written = o["name"] + ":" + ",".join(f"{p['name']}={p['default']}" for p in o["options"] if p["type"] == "number")
-            for more in ["--tokens-per-frame", "3"], []:
+            if o["needs_budget"]:
+                _, err = self.run_vlmd(FAST, *TINY, "--reducer", o["name"], rc=2)
+                self.assertIn("--tokens-per-frame", err)
+            for more in (["--tokens-per-frame", "3"], ["--tokens-per-frame", "1"], *([] if o["needs_budget"] else [[]])):
                 got, err = self.records(FAST + f"&seconds={seconds}", *TINY, "--reducer", written.rstrip(":"), *more)
                 self.assertEqual((of_type(got, "end")[0]["frames"], err), (seconds, ""), o["name"])
         for o in self.offers("policies"):
