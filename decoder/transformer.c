@@ -161,7 +161,8 @@ static int check_batch(const struct vl_decoder *d, const struct vl_batch *b, uin
             return -EINVAL;
         n_rows += b->id[i] == -1;
     }
-    if (n != b->n || n_rows > (b->row ? b->row->dim[0] : 0) || (b->prune && b->n_spans != 1))
+    if (n != b->n || n_rows > (b->row ? b->row->dim[0] : 0) ||
+        (b->prune && (b->n_spans != 1 || b->prune->kv != b->span->kv)))
         return -EINVAL;
     *ret_n_logits = n_logits;
     return 0;

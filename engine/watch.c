@@ -214,7 +214,7 @@ static int read_frame(struct vl_session *s, struct vl_visual_tokens *tok)
     const uint32_t budget = s->plan->opts.visual_budget;
     int r = 0;
     if (s->reducer.ops)
-        r = vl_reducer_run(&s->reducer, &s->m->encode_x, tok, budget ? budget : tok->n);
+        r = vl_reducer_run(&s->reducer, &s->m->encode_x, tok, budget);
     if (r == 0)
         r = render_frame(s, tok->n);
     if (r == 0)

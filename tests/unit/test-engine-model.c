@@ -152,7 +152,7 @@ static struct run *start(const char *text, const char *mmproj, uint32_t n_worker
     return r;
 }
 
-static void watch(struct run *r, float temperature)
+static void watch_reduced(struct run *r, float temperature, const char *reducer)
 {
     struct vl_params *window = NULL;
     struct vl_error err = {0};
@@ -163,12 +163,18 @@ static void watch(struct run *r, float temperature)
         .max_caption_tokens = 8,
         .captions = true,
         .policy_params = window,
+        .reducer = reducer,
         .sampling = {.temperature = temperature, .top_p = 1, .repeat_penalty = 1, .seed = 5}};
     if (vl_engine_open_session(r->e, &o, &r->session, &err) < 0)
         fail_msg("%s", err.msg);
     (void)vl_params_unref(window);
     assert_int_equal(vl_mailbox_new(&r->box, 2, NULL, NULL), 0);
     assert_int_equal(vl_engine_watch(r->e, r->session, r->box), 0);
+}
+
+static void watch(struct run *r, float temperature)
+{
+    watch_reduced(r, temperature, NULL);
 }
 
 static void show(struct run *r, int i)
@@ -242,6 +248,21 @@ static void test_questions_leave_no_trace_in_the_commentary(void **state)
     stop(without);
     stop(again);
     stop(with);
+}
+
+/* A reducer that knows by itself what is enough needs no budget: of a frame like the one before little
+ * stays. */
+static void test_a_measure_of_its_own_needs_no_budget(void **state)
+{
+    (void)state;
+    struct run *r = start(text_file, mmproj_file, 1);
+    watch_reduced(r, 0, "temporal_diff");
+    show(r, 3);
+    assert_int_equal(r->stats.n_dropped_tokens, 0);
+    const uint64_t whole = r->stats.n_visual_tokens;
+    show(r, 3);
+    assert_int_equal(r->stats.n_visual_tokens, whole + 1);
+    stop(r);
 }
 
 /* What is left out is told, and with a budget it is all but that of each frame in view. */
@@ -443,6 +464,7 @@ int main(int argc, char **argv)
     (void)snprintf(tiles_mmproj_file, sizeof(tiles_mmproj_file), "%s/tiles-f16-mmproj.gguf", folder);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_questions_leave_no_trace_in_the_commentary),
+        cmocka_unit_test(test_a_measure_of_its_own_needs_no_budget),
         cmocka_unit_test(test_questions_leave_tokens_out),
         cmocka_unit_test(test_pictures_reduced),
         cmocka_unit_test(test_workers_change_nothing),
