@@ -170,7 +170,7 @@ def duels_table(table, kind, metric):
     rivals = [r for r in RIVALS[kind] if any(n == r for _, n in table.names)]
     yield "| | % | " + " | ".join(f"less {r}" for r in rivals) + " | |"
     yield "|---|---|" + "---|" * (len(rivals) + 1)
-    for s in [s for k, n in table.names if k == kind and n not in rivals for s in table.of(k, n)]:
+    for s in [s for k, n in table.names if k == kind for s in table.of(k, n)]:
         if s[2] == 100 and kind != "policy":
             continue
         results = [duel(table, s, metric, r) for r in rivals]
@@ -179,9 +179,9 @@ def duels_table(table, kind, metric):
 
 def summary(table):
     for kind, word in (("arrival", "a frame's time"), ("question", "a question's time"), ("policy", "bytes")):
-        rivals = [r for r in RIVALS[kind] if any(n == r for _, n in table.names)]
-        names = [n for k, n in table.names if k == kind and n not in rivals]
+        names = [n for k, n in table.names if k == kind]
         for name in names:
+            rivals = [r for r in RIVALS[kind] if r != name and any(n == r for _, n in table.names)]
             said = []
             for metric in ("answers", "captions") if kind != "question" else ("answers",):
                 by = {}

@@ -26,6 +26,14 @@ static const struct {
     uint32_t axes;
 } savers[] = {{"uniform", 7}, {"resolution", 7}, {"sink_window", 1 << AXIS_KV}};
 
+bool vl_sweep_is_saver(const char *name)
+{
+    for (size_t k = 0; k < sizeof(savers) / sizeof(savers[0]); k++)
+        if (!strcmp(savers[k].name, name))
+            return true;
+    return false;
+}
+
 struct report {
     const struct vl_sweep_result *r;
     FILE *out;
