@@ -44,7 +44,7 @@ struct vl_engine_opts {
 /* What is asked of the watch over one stream. Strings and params are copied. */
 struct vl_session_opts {
     uint32_t max_caption_tokens; /* 0: 32 */
-    uint32_t visual_budget;      /* tokens a frame may keep; 0: all. Without a reducer: "uniform" */
+    uint32_t visual_budget;      /* tokens a frame may keep; 0: all. Without a reducer: "resolution" */
     bool captions;               /* false: frames are remembered and nothing is said about them */
     const char *reducer, *policy, *instruction; /* NULL: none, "sink_window", the family's own */
     const struct vl_params *reducer_params, *policy_params;

@@ -26,7 +26,8 @@ static int fill_plan(struct vl_session_plan *p, const struct vl_session_opts *o,
     if (o->max_caption_tokens > VL_ENGINE_MAX_CAPTION)
         return vl_error_set(err, -EINVAL, "a caption of %u tokens is asked for; the limit is %d",
                             o->max_caption_tokens, VL_ENGINE_MAX_CAPTION);
-    const char *reducer = o->reducer ? o->reducer : o->visual_budget ? "uniform" : NULL;
+    /* A budget alone makes the picture smaller: nothing was right more often at the same measured cost. */
+    const char *reducer = o->reducer ? o->reducer : o->visual_budget ? "resolution" : NULL;
     int r = vl_kv_policy_find(&p->policy, o->policy ? o->policy : "sink_window", err);
     if (r == 0 && reducer)
         r = vl_reducer_find(&p->reducer, reducer, err);

@@ -623,7 +623,8 @@ static void test_a_budget_keeps_fewer_tokens_of_each_frame(void **state)
     (void)state;
     struct log *l = start();
     struct vl_session_opts o = plain;
-    o.visual_budget = 2; /* of four, by "uniform" */
+    o.visual_budget = 2; /* of four */
+    o.reducer = "uniform";
     uint64_t s = open_session(l, &o);
     struct vl_mailbox *m = watch(l, s, 4);
     show(l, m, 0, (const uint8_t[]){8, 20}, 2);
