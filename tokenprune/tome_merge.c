@@ -23,7 +23,7 @@ struct tome {
     uint32_t max_tokens, d_model, max_patches, d_vision;
     uint32_t r, from, to;
     float *value;          /* [max_tokens, d_model] or [max_patches, d_vision]: means, or keys of all heads */
-    float *unit, *work;    /* the same at most: one long; the odd ones turned over */
+    float *unit, *work;    /* as many: one long; [vl_match_work]: the odd ones turned over */
     float *weight;         /* [max_tokens] */
     struct vl_match *pair; /* [most / 2 + 1] */
     int32_t *into, *index; /* [most] of one round */
@@ -70,10 +70,12 @@ static size_t lay_out(struct tome *t, void *base)
     const uint32_t most = larger(t->max_tokens, t->max_patches);
     const size_t wide = (size_t)t->max_tokens * t->d_model, keys = (size_t)t->max_patches * t->d_vision;
     const size_t values = (wide > keys ? wide : keys) * sizeof(float);
+    const size_t odd = vl_match_work(t->max_tokens, t->d_model),
+                 odd_keys = vl_match_work(t->max_patches, t->d_vision);
     struct pieces p = {base, 0};
     t->value = piece(&p, values);
     t->unit = piece(&p, values);
-    t->work = piece(&p, values);
+    t->work = piece(&p, (odd > odd_keys ? odd : odd_keys) * sizeof(*t->work));
     t->weight = piece(&p, t->max_tokens * sizeof(*t->weight));
     t->pair = piece(&p, (most / 2 + 1) * sizeof(*t->pair));
     t->into = piece(&p, most * sizeof(*t->into));
@@ -143,17 +145,17 @@ static void normalize(float *rows, uint32_t n, uint32_t d)
 
 /* ---- in the encoder ---- */
 
-/* unit [n, head_dim]: the mean of a patch's keys, one long. */
+/* unit [n, head_dim]: the direction of the mean of a patch's keys, which is that of their sum. */
 static void mean_keys(struct tome *t, uint32_t n, uint32_t n_heads, uint32_t head_dim)
 {
-    for (uint32_t i = 0; i < n; i++)
-        for (uint32_t k = 0; k < head_dim; k++) {
-            const float *key = t->value + (size_t)i * n_heads * head_dim + k;
-            float sum = 0;
-            for (uint32_t h = 0; h < n_heads; h++)
-                sum += key[(size_t)h * head_dim];
-            t->unit[(size_t)i * head_dim + k] = sum / (float)n_heads;
-        }
+    for (uint32_t i = 0; i < n; i++) {
+        const float *key = t->value + (size_t)i * n_heads * head_dim;
+        float *mean = t->unit + (size_t)i * head_dim;
+        memset(mean, 0, head_dim * sizeof(*mean));
+        for (uint32_t h = 0; h < n_heads; h++, key += head_dim)
+            for (uint32_t k = 0; k < head_dim; k++)
+                mean[k] += key[k];
+    }
     normalize(t->unit, n, head_dim);
 }
 

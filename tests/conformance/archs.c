@@ -677,8 +677,9 @@ static uint32_t encode_reduced(struct machine *k, const struct vl_reducer *red, 
 {
     vl_arena_init(&k->encode_arena, k->encode_mem, still ? k->d->still_scratch : k->d->encode_scratch);
     vl_auto(vl_encode) e = NULL;
-    uint8_t *pixels = test_picture(61, 40);
-    struct vl_frame frame = test_frame_rgb(pixels, 61, 40), *frames[] = {&frame};
+    const uint32_t h = still ? 9 : 40; /* a sliver is cut into the fewest tiles */
+    uint8_t *pixels = test_picture(61, h);
+    struct vl_frame frame = test_frame_rgb(pixels, 61, h), *frames[] = {&frame};
     const struct vl_unit unit = {.frame = frames,
                                  .n_frames = 1,
                                  .still = still,

@@ -137,7 +137,7 @@ static void same_answer(const struct vl_kept *kept, const int32_t *into, uint32_
     assert_int_equal(kept->n, left);
 }
 
-/* Keys of several heads: their mean is what is compared. */
+/* Keys of several heads: the direction of their mean is what is compared. */
 static void check_in_encoder(struct test_exec *e, struct test_rng *rng)
 {
     static struct patches p;
@@ -156,7 +156,7 @@ static void check_in_encoder(struct test_exec *e, struct test_rng *rng)
         for (uint32_t k = 0; k < HEAD_DIM; k++) {
             mean[i * HEAD_DIM + k] = 0;
             for (uint32_t h = 0; h < HEADS; h++)
-                mean[i * HEAD_DIM + k] += key[(i * HEADS + h) * HEAD_DIM + k] / HEADS;
+                mean[i * HEAD_DIM + k] += key[(i * HEADS + h) * HEAD_DIM + k];
         }
     normalize(mean, n, HEAD_DIM);
     plain(mean, n, HEAD_DIM, r < n / 2 ? r : n / 2, want);
