@@ -73,6 +73,8 @@ static int abandon(struct vl_session *s, const char *why)
     s->frame = vl_frame_unref(s->frame);
     s->stats.n_skipped++;
     vl_session_move(s, VL_WATCH_WAIT);
+    if (s->reducer.ops)
+        s->reducer.ops->reset(s->reducer.state); /* what it kept was not taken in */
     int r = vl_kv_truncate(s->kv, vl_kv_n_committed(s->kv));
     if (r < 0 || ++s->n_bad < MAX_BAD)
         return r;
