@@ -167,6 +167,9 @@ static void slow_drift(struct play *p)
         floors_check(by[i].name, subject && ask_where(p, subject));
         floors_note("answer '%s', %.1f visual tokens a frame, %u frames", p->feed.answer,
                     (double)p->feed.stats.n_visual_tokens / p->n_frames, p->n_frames);
+        if (o.reducer)
+            floors_check("drift, tokens a frame kept by temporal_diff",
+                         (double)p->feed.stats.n_visual_tokens / p->n_frames);
         n_said += o.reducer ? 0 : p->n_false;
     }
     floors_check("drift, captions on the way", n_said);
