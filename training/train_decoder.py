@@ -86,7 +86,7 @@ class OracleFeatures:
 
 def draw_batch(rng, source, n_frames, n_questions, n_tokens, keep, contract):
     weights = dict(S.WEIGHTS)
-    samples, features, events, past, counts, n = [], [], [], [], [], 0
+    samples, features, events, past, counts, reals, n = [], [], [], [], [], [], 0
     while n < n_tokens:
         vision, history, n_old = source.draw(rng, n_frames)
         real = isinstance(history, list)
@@ -98,6 +98,7 @@ def draw_batch(rng, source, n_frames, n_questions, n_tokens, keep, contract):
         for f in range(len(vision)):
             t = n_old + f
             labels = footage.event_labels if real else S.event_labels
+            reals.append(np.full(S.N_CELLS, real))
             events.append(labels(history, t) if f > 0 and keep > 1 else np.full(S.N_CELLS, -100))
             if real:
                 counts.append(np.full(S.N_CELLS, -100))
@@ -106,7 +107,7 @@ def draw_batch(rng, source, n_frames, n_questions, n_tokens, keep, contract):
             counts.append((S.shape_labels(history, t) > 0).cumsum())
             past.append(S.shape_labels(history, t - 5) if f >= 5 and keep >= 6 else np.full(S.N_CELLS, -100))
     return (S.Batch(samples), torch.cat(features), torch.from_numpy(np.concatenate(events)),
-            torch.from_numpy(np.concatenate(past)), torch.from_numpy(np.concatenate(counts)))
+            torch.from_numpy(np.concatenate(past)), torch.from_numpy(np.concatenate(counts)), torch.from_numpy(np.concatenate(reals)))
 
 
 class Trainer(nn.Module):
@@ -170,15 +171,16 @@ class Trainer(nn.Module):
         return total, parts
 
     def loss(self, drawn, auxiliary):
-        batch, features, events, past, counts = drawn
+        batch, features, events, past, counts, real = drawn
         logits, event, shape, count = self(batch, features)
         labels = batch.labels[batch.labels > 0]
         target = batch.tokens[batch.labels > 0]
         answers = F.cross_entropy(logits, target)
         pointers, parts = self.pointer_loss(batch)
         loss = answers + 0.4 * auxiliary * pointers
-        if (events > 0).any():
-            loss = loss + 0.5 * auxiliary * F.cross_entropy(event, events, self.event_weight)
+        for mine, weight in ((~real, 0.5), (real, 1.0)):
+            if (events[mine] > 0).any():
+                loss = loss + weight * auxiliary * F.cross_entropy(event[mine], events[mine], self.event_weight)
         if (past > 0).any():
             loss = loss + 0.25 * auxiliary * F.cross_entropy(shape, past, self.past_weight)
         if (counts >= 0).any():
@@ -235,6 +237,7 @@ def main():
     p.add_argument("--seconds", type=float, default=600)
     p.add_argument("--tokens", type=int, default=3500, help="in a batch")
     p.add_argument("--lr", type=float, default=0.02)
+    p.add_argument("--lr-rest", type=float, default=0, help="of embeddings, norms and heads; 0: a tenth of --lr")
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--decay-from", type=float, default=0.6)
@@ -265,7 +268,7 @@ def main():
         held = Features("/nonexistent")
         held.items = torch.load(a.held, weights_only=False)
     sets = [draw_batch(held_rng, held, n, q, 3000, 8, False) for n, q in ((1, 6), (8, 2), (8, 2), (8, 2), (8, 2), (8, 2))]
-    optimizers = Optimizers([trainer], a.lr, a.lr / 10)
+    optimizers = Optimizers([trainer], a.lr, a.lr_rest or a.lr / 10)
     average = Average(trainer, 0.99)
     stages = [tuple(float(x) for x in c.split(":")) for c in a.curriculum.split(",")]
     start = reported = time.time()
