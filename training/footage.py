@@ -308,8 +308,8 @@ class Scene:
         pictures.scan()
         self.rng = rng
         self.aspect = float(rng.choice([1.78, 1.33, 1.0, 0.56], p=[0.42, 0.36, 0.17, 0.05]))
-        self.crowd = int(rng.choice([0, 1, 2, 3, 4, 6, 8], p=[0.17, 0.18, 0.15, 0.15, 0.13, 0.12, 0.1]))
-        self.height = np.exp(rng.uniform(np.log(8), np.log(30)))
+        self.crowd = int(rng.choice([0, 1, 2, 3, 4, 6, 8], p=[0.15, 0.15, 0.14, 0.15, 0.15, 0.14, 0.12]))
+        self.height = np.exp(rng.uniform(np.log(6), np.log(28)))
         self.speed_scale = 1.0
         if self.crowd == 1 and rng.random() < 0.5:
             self.height = rng.uniform(30, 110)
