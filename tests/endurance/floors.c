@@ -112,6 +112,7 @@ static const struct {
     {"silence, still: false a minute", AT_MOST, 1, 0},
     {"interference, captions changed by questions", AT_MOST, 0, 0},
     {"silence, false captions by sink_window", AT_MOST, 2, 0},
+    {"silence, false captions by visual_age", AT_MOST, 2, 0},
     {"silence, false captions by uniform", AT_MOST, 2, 0},
     {"silence, false captions by resolution", AT_MOST, 3, 0},
     {"silence, false captions by tome_merge", AT_MOST, 3, 0},

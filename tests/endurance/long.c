@@ -13,7 +13,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { WINDOW = 8, MAX_MINUTES = 24 * 60 };
+enum { MAX_MINUTES = 24 * 60 };
 
 /* ---- ten minutes past the window ---- */
 

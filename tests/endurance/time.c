@@ -7,8 +7,6 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { WINDOW = 8 }; /* frames that the built-in model holds */
-
 /* The question about the second of that wall clock alone: whether the engine says that it has nothing of it.
  */
 static bool forgotten(struct play *p, int64_t wall_ns)
@@ -28,7 +26,10 @@ static bool forgotten(struct play *p, int64_t wall_ns)
 static void needle(struct play *p)
 {
     enum { AT = 9, SECONDS = AT + 21, SEEDS = 3 };
+    struct vl_engine_info info;
     uint32_t honest = 0, asked = 0, where = 0, what = 0, there = 0, n_there = 0, no_more = 0, n_no_more = 0;
+    (void)vl_engine_get_info(p->feed.engine, &info); /* it is READY */
+    const int64_t window = info.default_window_frames;
     for (uint64_t seed = 1; seed <= SEEDS; seed++) {
         struct play_opts o = play_defaults("blink", 200 + seed, SECONDS);
         struct vl_world_object it = {0};
@@ -46,7 +47,7 @@ static void needle(struct play *p)
             (void)snprintf(name, sizeof(name), "%s %s", vl_world_colour_name(it.colour),
                            vl_world_shape_name(it.shape));
             const char *place = vl_world_place_name(vl_world_place(it.x, it.y));
-            honest += forgotten(p, wall_ns) == (ago >= WINDOW);
+            honest += forgotten(p, wall_ns) == (ago >= window);
             asked++;
             if (ago == VL_QUIZ_SECONDS_BEFORE) {
                 where += play_ask(p, place, "Where was the %s 5 seconds ago?", name);
@@ -54,7 +55,7 @@ static void needle(struct play *p)
             }
             if (ago == 0)
                 there += play_ask(p, "Yes.", "Is there a %s?", name), n_there++;
-            if (ago == 1 || ago == WINDOW || ago == 20)
+            if (ago == 1 || ago == window || ago == 20)
                 no_more += play_ask(p, "No.", "Is there a %s?", name), n_no_more++;
             if (ago == 20 && seed == 1) {
                 (void)play_ask(p, "", "Where was the %s 5 seconds ago?", name);
