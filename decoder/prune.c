@@ -60,7 +60,9 @@ int vl_prune_init(struct vl_prune *p, struct vl_kv *kv, const struct vl_reducer_
 bool vl_prune_asks(const struct vl_prune *p, unsigned layer, struct vl_reducer_probe *ret)
 {
     struct vl_reducer_probe how = {.n_queries = 0};
-    if (p->n_visual == 0 || !p->reducer.ops->probe(p->reducer.state, layer, p->n_layers, &how))
+    if (p->budget >= p->n_visual) /* nothing in view, or room for all */
+        return false;
+    if (!p->reducer.ops->probe(p->reducer.state, layer, p->n_layers, &how))
         return false;
     how.n_queries = how.n_queries > VL_PRUNE_MAX_QUERIES ? VL_PRUNE_MAX_QUERIES : how.n_queries;
     *ret = how;
@@ -186,15 +188,17 @@ int vl_prune_run(struct vl_prune *p, struct vl_exec *x, unsigned layer, const st
                  const struct vl_tensor *q, const struct vl_rope *rope)
 {
     const uint32_t n = vl_kv_visual(p->kv, layer, p->seen);
+    if (n == 0 || n <= p->budget)
+        return 0;
     struct vl_tensor score;
     struct vl_kept kept = {.n = 0};
     size_t mark = vl_arena_mark(x->scratch);
     locate(p, n);
     const struct vl_visual_tokens tok = {.pos = p->pos, .n = n, .grid_w = p->grid_w, .grid_h = p->grid_h};
-    int r = n == 0 ? 0 : probe(p, x, layer, how, q, rope, n, &score);
-    if (r == 0 && n > 0)
+    int r = probe(p, x, layer, how, q, rope, n, &score);
+    if (r == 0)
         r = p->reducer.ops->in_decoder(p->reducer.state, x, layer, &tok, &score, p->budget, &kept);
-    if (r == 0 && n > 0)
+    if (r == 0)
         r = apply(p, x, layer, how->this_layer, n, &kept);
     vl_arena_reset(x->scratch, mark);
     return r;

@@ -13,6 +13,10 @@
  * released code keeps none, and its share is of all tokens in view rather than of those that are left; the
  * grid is laid over each of several frames. With a budget both stages keep the same proportion to each other,
  * the second no more than the budget; grids become coarser until they are at most a third of what is kept.
+ *
+ * It shortens a question only where many frames are in view: of SmolVLM 256M's shape on a CPU, the question's
+ * 24 tokens take 0.93 of the time with 8 frames and 0.76 with 32, a token of the reply 0.91 and 0.80. What it
+ * costs in answers only trained weights tell.
  */
 #include "tokenprune/choice.h"
 

@@ -10,6 +10,10 @@
  * What ours changes: probabilities are summed over the last 64 words of the question rather than over recent
  * and random ones, all of which see all visual tokens, so that the sum needs no division by how many could;
  * text is never left out; and what one layer leaves out, others still see. A budget is a bound on top.
+ *
+ * It does not pay on a CPU: a probe in every layer makes the question take 1.4 (8 frames in view) to 1.6
+ * times as long (32), of SmolVLM 256M's shape, and a reply of usual length does not win it back. It is no
+ * default.
  */
 #include "tokenprune/choice.h"
 

@@ -205,7 +205,10 @@ static void test_keeps_all(void **state)
         const char *name, *key;
         double value;
         uint32_t budget;
-    } all[] = {{"feather", "share", 1, 0}, {"zipvl", "tau", 1, 0}, {"feather", NULL, 0, MAX_IDS}};
+    } all[] = {{"feather", "share", 1, 0},
+               {"zipvl", "tau", 1, 0},
+               {"feather", NULL, 0, MAX_IDS},
+               {"zipvl", NULL, 0, MAX_IDS}};
     for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
         struct vl_prune p;
         vl_auto(vl_kv) fork = NULL;
