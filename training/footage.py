@@ -6,7 +6,7 @@ A background (a photograph, or textures laid out like one) with standing things 
 things that walk through: cut-outs of photographs and figures of our own (people, vehicles,
 animals, blobs), hidden by posts and foliage, under shake, noise, compression, light that
 drifts or jumps, and a lens that is covered at times. Photographs come from the folder
-$VLMD_PHOTOGRAPHS (photographs.py fills it); without it everything is generated.
+that photographs.py fills; without it everything is generated.
 
 Lengths are in pixels of the 128x128 frame. One Second at 1 frame/s says at most one thing.
 """
@@ -26,7 +26,8 @@ QUIET, COVERED, CLEAR, LIGHT, APPEARED, LEFT, MOVES = range(7)
 LABELS = 15  # of event_labels(); 4 to 7 goes on moving, 8 to 11 a movement worth saying, 12 to 14 the whole picture
 PICTURE_LABEL = {LIGHT: 12, COVERED: 13, CLEAR: 14}
 MOVING = 2.5  # pixels a second from which on something moves
-FOLDER = os.environ.get("VLMD_PHOTOGRAPHS", "/tmp/photographs")
+CACHE = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+FOLDER = os.environ.get("VLMD_PHOTOGRAPHS") or f"{CACHE}/vlmd/photographs"  # as photographs.py fills it
 
 
 def place_of(x, y):
@@ -320,7 +321,7 @@ class Scene:
         self.noise = rng.uniform(0, 6) * (rng.random() < 0.8)
         self.quality = int(rng.uniform(25, 92)) if rng.random() < 0.7 else 0
         self.drift = rng.uniform(0, 0.02) * (rng.random() < 0.6)
-        self.gain, self.tint, self.target = 1.0, np.ones(3, np.float32), 0.0
+        self.gain, self.tint = 1.0, np.ones(3, np.float32)
         self.covered, self.cover_look = 0, None
         self.hiders = []
         for _ in range(int(rng.choice([0, 1, 2], p=[0.5, 0.3, 0.2]))):
