@@ -83,8 +83,8 @@ struct vl_arch {
     void (*unload)(struct vl_model *m); /* accepts what is not loaded */
     void (*close)(struct vl_model *m);  /* unloads; accepts what is half open */
 
-    /* The views that u becomes: known before encoding, from sizes alone. *inout_n: room in ret, then how
-     * many. -EINVAL: a frame without pixels, or longer than VL_MODEL_MAX_SIDE. */
+    /* The views that u becomes: known before encoding, from sizes and from what its reducer wants. *inout_n:
+     * room in ret, then how many. -EINVAL: a frame without pixels, or longer than VL_MODEL_MAX_SIDE. */
     int (*views)(const struct vl_model *m, const struct vl_unit *u, struct vl_view *ret, uint32_t *inout_n);
     /* Clears the encode's arena and takes the pixels of u: whatever the encode gave before is gone.
      * n_units: 1. -EINVAL as views, and when the encode was not made for this kind of unit. */

@@ -12,6 +12,10 @@
  * is off unless `r` is given, and `from`, `to` bound the layers; (d) the budget of visual tokens is met by
  * the same step behind the projector, on the tokens themselves instead of keys, and as many times as it
  * takes, since one round merges half at most.
+ *
+ * Measured in an encoder of SmolVLM-256M's shape, q8_0, one thread: 20, 40 and 64 pairs a layer leave 784,
+ * 544 and 256 of 1024 patches and take 0.95, 0.80 and 0.61 of its time. A view of a quarter of the patches,
+ * `resolution`, takes 0.21: merging in the encoder does not beat that saver in time.
  */
 #include "tokenprune/matching.h"
 #include "tokenprune/reducer.h"

@@ -18,7 +18,8 @@ struct vl_view {
     uint32_t src_x, src_y, src_w, src_h;
     uint32_t mid_w, mid_h; /* first resize, 0: none */
     uint32_t out_w, out_h;
-    uint32_t grid_w, grid_h, n_tokens; /* visual tokens of the whole grid */
+    uint32_t grid_w, grid_h; /* visual tokens of the whole grid, on which places are counted */
+    uint32_t n_tokens;       /* that come of it: fewer when a reducer wants a smaller view */
 };
 
 /* Turns frames into views; tables are those of the last geometry. Host memory of the encode that owns it.
