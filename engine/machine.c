@@ -184,7 +184,9 @@ static void measure(struct vl_machine *m, const struct vl_engine_opts *o, struct
         ret->run +=
             vl_prune_scratch(m->max_tokens + m->fork_tokens, d->n_heads, d->kv.n_kv_heads, d->kv.head_dim);
         ret->encode = d->encode_scratch + vl_reducer_scratch(&shape) + SLACK;
-        ret->still = d->still_scratch + 2 * vl_reducer_scratch(&shape) + SLACK;
+        const struct vl_reducer_shape still = {.max_tokens = d->max_image_tokens, .d_model = d->d_model};
+        ret->still =
+            d->still_scratch + larger(2 * vl_reducer_scratch(&shape), vl_reducer_scratch(&still)) + SLACK;
     }
     ret->total = d->weight_bytes + ret->run + ret->encode + ret->still + ret->pool;
 }

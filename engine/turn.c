@@ -227,7 +227,8 @@ static int begin_reducer(struct vl_turn *t, struct vl_error *err)
 {
     const struct vl_question *q = t->question;
     const struct vl_model_desc *d = t->m->desc;
-    const struct vl_reducer_shape s = {.max_tokens = d->frame_tokens,
+    const bool whole = q->reducer && q->reducer->whole_picture;
+    const struct vl_reducer_shape s = {.max_tokens = whole ? d->max_image_tokens : d->frame_tokens,
                                        .d_model = d->d_model,
                                        .n_layers = d->kv.n_layers,
                                        .max_patches = d->view_patches,
@@ -336,11 +337,30 @@ static int close_places(struct vl_turn *t, uint32_t n_tokens, uint32_t *inout_at
     return 0;
 }
 
+/* All views at once, for a reducer that shares the budget out among them. */
+static int reduce_whole(struct vl_turn *t, struct vl_visual_tokens *tok)
+{
+    const uint32_t n_views = tok->pos[tok->n - 1].t + 1, most = tok->n / n_views;
+    const uint32_t budget = t->question->ask.visual_budget;
+    uint32_t at = t->at;
+    t->reducer.ops->reset(t->reducer.state);
+    int r = vl_reducer_run(&t->reducer, &t->m->still_x, tok, (budget < most ? budget : most) * n_views);
+    for (uint32_t view = 0, i = 0; r == 0 && view < n_views; view++) {
+        const uint32_t before = i;
+        while (i < tok->n && tok->pos[i].t == view)
+            i++;
+        r = close_places(t, i - before, &at);
+    }
+    return r;
+}
+
 /* A picture's tokens, view by view, and their places. */
 static int reduce(struct vl_turn *t, struct vl_visual_tokens *tok)
 {
     uint32_t to = 0, at = t->at;
     int r = 0;
+    if (t->reducer.ops && t->reducer.ops->whole_picture)
+        return reduce_whole(t, tok);
     for (uint32_t from = 0, n; r == 0 && t->reducer.ops && from < tok->n; from += n) {
         const uint32_t before = to, view = tok->pos[from].t;
         for (n = 1; from + n < tok->n && tok->pos[from + n].t == view; n++)

@@ -10,8 +10,9 @@
  *
  * Ours has no class token: both are the attention received in the encoder's last layer (saliency). A tile's
  * part is a rectangle of the overview and counts by the sum of its saliency, shared out unit by unit
- * (Webster), never more than a tile has; positions stay. A frame of a video is one view and keeps its
- * strongest. Where the encoder gives no saliency all that is left is an even spread.
+ * (Webster), never more than a tile has and never nothing while there is enough; positions stay. A frame of a
+ * video is one view and keeps its strongest. Where the encoder gives no saliency all that is left is an even
+ * spread.
  */
 #include "tokenprune/choice.h"
 
@@ -97,7 +98,12 @@ static void share_views(const struct hired *h, const struct vl_visual_tokens *to
     }
     weigh_tiles(h, tok, s);
     whole = whole < s->size ? whole : s->size;
-    share_out(s, 0, n_tiles, budget - whole);
+    if (budget > n_tiles) {
+        whole = budget - whole < n_tiles ? budget - n_tiles : whole;
+        for (uint32_t v = 0; v < n_tiles; v++)
+            s->n[v] = 1;
+    }
+    share_out(s, 0, n_tiles, budget - whole - (budget > n_tiles ? n_tiles : 0));
     uint32_t left = budget;
     for (uint32_t v = 0; v < n_tiles; v++)
         left -= s->n[v];
@@ -145,6 +151,7 @@ const struct vl_reducer_ops vl_reducer_hired = {
     .paper = "HiRED",
     .params = params,
     .wants_saliency = true,
+    .whole_picture = true,
     .state_size = state_size,
     .init = init,
     .reset = reset,

@@ -48,6 +48,7 @@ struct vl_reducer_ops {
     void (*reset)(void *state); /* scene cut or seek: forget earlier frames */
     bool wants_saliency;        /* after_projector reads tok->saliency: the encoder is asked for it */
     bool own_measure;           /* keeps fewer by itself, when there is no budget */
+    bool whole_picture;         /* shares a cut picture's budget out among its views: is given all at once */
 
     /* Stages in the order in which a token meets them, each optional, at least one present. */
 

@@ -390,7 +390,7 @@ static void test_hired_frame(void **state)
 }
 
 /* A picture of 2 x 2 tiles and the whole, 3 x 3 tokens each, whose lower right alone is looked at: that tile
- * gets all that tiles get, up to all of it. A strip would have fed the third tile too. */
+ * gets all that tiles get but one for each, up to all of it. A strip would have fed the third tile too. */
 static void test_hired_tiles(void **state)
 {
     (void)state;
@@ -404,7 +404,8 @@ static void test_hired_tiles(void **state)
     open_reducer(&r, "hired");
     static const struct {
         uint32_t budget, n_of[5];
-    } cases[] = {{8, {0, 0, 0, 4, 4}}, {18, {0, 0, 0, 9, 9}}, {22, {2, 1, 1, 9, 9}}, {1, {0, 0, 0, 1, 0}}};
+    } cases[] = {{4, {0, 0, 0, 2, 2}},  {6, {1, 1, 1, 1, 2}},  {8, {1, 1, 1, 1, 4}},
+                 {18, {1, 1, 1, 6, 9}}, {22, {2, 1, 1, 9, 9}}, {1, {0, 0, 0, 1, 0}}};
     for (size_t k = 0; k < sizeof(cases) / sizeof(*cases); k++) {
         draw(&t, 5, 9, true, &rng);
         for (uint32_t i = 0; i < 45; i++)
