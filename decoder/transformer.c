@@ -151,7 +151,8 @@ static int check_batch(const struct vl_decoder *d, const struct vl_batch *b, uin
     for (uint32_t s = 0; s < b->n_spans; s++) {
         const struct vl_span *sp = &b->span[s];
         if (sp->n == 0 || sp->n > b->n - n || sp->n_logits > sp->n ||
-            sp->slot + sp->n > vl_kv_n_tokens(sp->kv))
+            sp->slot + sp->n > vl_kv_n_tokens(sp->kv) ||
+            (sp->probe && (sp->probe->n_rows == 0 || sp->probe->n_rows > sp->n)))
             return -EINVAL;
         n += sp->n;
         n_logits += sp->n_logits;
@@ -285,6 +286,46 @@ static int store(struct pass *p, uint32_t l, struct vl_tensor *q, struct vl_tens
     return r ? r : look(p, l);
 }
 
+/* Layers are asked at the ends of n_layers equal stretches of them. */
+static bool is_probed(const struct vl_probe *pr, uint32_t l, uint32_t n_layers)
+{
+    uint32_t n = pr->n_layers < n_layers ? pr->n_layers : n_layers;
+    return (l + 1) * n / n_layers > l * n / n_layers;
+}
+
+static int probe_span(struct pass *p, uint32_t l, uint32_t s, const struct vl_tensor *q)
+{
+    const struct vl_probe *pr = p->b->span[s].probe;
+    const struct vl_attn_seq *seq = &p->seq[s];
+    const uint32_t first = seq->first_query + seq->n_queries - pr->n_rows;
+    const struct vl_probe_params params = {
+        .scale = (float)(1.0 / sqrt(p->d->head_dim)),
+        .visible = (const uint32_t(*)[2])p->visible + first,
+    };
+    const struct vl_tensor rows = heads(q, first, pr->n_rows, p->d->head_dim);
+    bool is_first = true;
+    for (uint32_t i = 0; i < l; i++)
+        is_first &= !is_probed(pr, i, p->d->n_layers);
+    struct vl_tensor mass = pr->mass, one = mass;
+    size_t mark = vl_arena_mark(p->x->scratch);
+    int r = is_first ? 0 : vl_scratch_2d(p->x, &one, VL_F32, mass.dim[0], mass.dim[1]);
+    if (r == 0)
+        r = p->x->ops->probe(p->x, &one, &rows, seq->kv, &params);
+    if (r == 0 && !is_first)
+        r = p->x->ops->add(p->x, &mass, &mass, &one);
+    vl_arena_reset(p->x->scratch, mark);
+    return r;
+}
+
+static int probe(struct pass *p, uint32_t l, const struct vl_tensor *q)
+{
+    int r = 0;
+    for (uint32_t s = 0; r == 0 && s < p->b->n_spans; s++)
+        if (p->b->span[s].probe && is_probed(p->b->span[s].probe, l, p->d->n_layers))
+            r = probe_span(p, l, s, q);
+    return r;
+}
+
 static int attention(struct pass *p, uint32_t l, const struct vl_tensor *a, struct vl_tensor *ret)
 {
     const struct vl_decoder *d = p->d;
@@ -304,7 +345,8 @@ static int attention(struct pass *p, uint32_t l, const struct vl_tensor *a, stru
         .scale = (float)(1.0 / sqrt(d->head_dim)),
         .visible = (const uint32_t(*)[2])p->visible,
     };
-    return p->x->ops->attention(p->x, &y3, &q3, p->seq, p->b->n_spans, &params);
+    r = p->x->ops->attention(p->x, &y3, &q3, p->seq, p->b->n_spans, &params);
+    return r ? r : probe(p, l, &q);
 }
 
 static int feed_forward(struct pass *p, uint32_t l, const struct vl_tensor *a)

@@ -15,11 +15,20 @@ struct vl_prune;
 
 enum { VL_BATCH_MAX_SPANS = 64, VL_BATCH_MAX_TOKENS = 1024 };
 
+/* What cached tokens receive of the attention of a span's last rows, for who keeps books of it. n_rows <= the
+ * span's; n_layers are asked, evenly spread, the last among them. mass: [n_kv_heads, tokens of kv] f32 of
+ * backend memory, where the sum over rows and those layers is put. */
+struct vl_probe {
+    uint32_t n_rows, n_layers;
+    struct vl_tensor mass;
+};
+
 /* Rows of one sequence; their slots were appended before and are [slot, slot + n). n_logits of the last rows
  * get logits: 0 prefill, 1 step. */
 struct vl_span {
     struct vl_kv *kv;
     uint32_t slot, n, n_logits;
+    const struct vl_probe *probe; /* or NULL; then the span ends with the last token of kv */
 };
 /* Rows of several sequences in one pass: tokens by id, or rows already embedded (visual tokens). */
 struct vl_batch {

@@ -181,6 +181,7 @@ static void measure(struct vl_machine *m, const struct vl_engine_opts *o, struct
     const struct vl_reducer_shape shape = {.max_tokens = d->frame_tokens, .d_model = d->d_model};
     ret->run = larger(d->run_scratch, vl_kv_geometry_scratch(&m->geometry)) + 12 * (size_t)d->n_vocab + SLACK;
     if (d->frame_tokens) {
+        /* Or for a policy that looks at attention, by fewer rows of a sequence that is not longer. */
         ret->run +=
             vl_prune_scratch(m->max_tokens + m->fork_tokens, d->n_heads, d->kv.n_kv_heads, d->kv.head_dim);
         ret->encode = d->encode_scratch + vl_reducer_scratch(&shape) + SLACK;
@@ -246,7 +247,8 @@ static int take_memory(struct vl_machine *m, const struct vl_engine_opts *o, con
     int r;
     m->rel = calloc(m->desc->frame_tokens + 1, sizeof(*m->rel));
     m->place = calloc(m->desc->frame_tokens + 1, sizeof(*m->place));
-    if (!m->rel || !m->place)
+    m->mass = calloc((size_t)m->max_tokens * m->geometry.n_kv_heads, sizeof(*m->mass));
+    if (!m->rel || !m->place || !m->mass)
         return vl_error_set(err, -ENOMEM, "no memory for positions");
     if ((r = open_arena(m, &m->run_arena, s->run, err)) < 0 ||
         (r = open_arena(m, &m->encode_arena, s->encode, err)) < 0 ||
@@ -311,6 +313,7 @@ void vl_machine_close(struct vl_machine *m)
     m->workers = vl_workers_unref(m->workers);
     free(m->rel);
     free(m->place);
+    free(m->mass);
     if (m->budget)
         vl_budget_give(m->budget, m->budget_bytes);
     memset(m, 0, sizeof(*m));

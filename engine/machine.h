@@ -37,6 +37,7 @@ struct vl_machine {
     uint32_t fork_tokens;   /* of a question and its reply */
     int64_t (*rel)[3];      /* [desc->frame_tokens] */
     uint16_t (*place)[2];   /* likewise */
+    float *mass;            /* [n_kv_heads, max_tokens] */
 
     /* Questions without a stream have sequences of their own, for which a share of the pool is meant. */
     uint32_t own_tokens; /* of one: its pictures, words and reply */

@@ -255,6 +255,29 @@ static int conclude(struct vl_voice *v, struct vl_tensor *logits)
 
 /* ---- quanta ---- */
 
+/* Whether this piece's last words are those of a frame, and the policy wants to know what they look at. */
+static int begin_probe(struct vl_voice *v, const int32_t *id, uint32_t n, bool last, struct vl_probe *ret)
+{
+    uint32_t heads = v->m->geometry.n_kv_heads;
+    *ret = (struct vl_probe){.n_layers = last && v->row.data ? vl_kv_probes(v->kv) : 0};
+    while (ret->n_layers && ret->n_rows < n && ret->n_rows < VL_VOICE_PROBED && id[n - 1 - ret->n_rows] >= 0)
+        ret->n_rows++;
+    return ret->n_rows ? vl_scratch_2d(&v->m->x, &ret->mass, VL_F32, heads, vl_kv_n_tokens(v->kv)) : 0;
+}
+
+/* Told to the cache, which tells its policy when the frame is done. */
+static int end_probe(struct vl_voice *v, const struct vl_probe *pr)
+{
+    const uint32_t heads = pr->mass.dim[0], n = pr->mass.dim[1], layers = v->m->geometry.n_layers;
+    struct vl_tensor host = vl_tensor_2d(v->m->mass, VL_F32, heads, n);
+    int r = v->m->ops->copy(&v->m->x, &host, &pr->mass);
+    if (r == 0)
+        r = v->m->ops->sync(&v->m->x);
+    if (r == 0)
+        vl_kv_observe(v->kv, v->m->mass, heads, n, pr->n_layers < layers ? pr->n_layers : layers);
+    return r;
+}
+
 static int run_piece(struct vl_voice *v, const int32_t *id, uint32_t n, uint32_t slot, bool last)
 {
     uint32_t n_rows = 0;
@@ -270,9 +293,15 @@ static int run_piece(struct vl_voice *v, const int32_t *id, uint32_t n, uint32_t
                          .prune = last ? v->prune : NULL};
     v->prune = last ? NULL : v->prune;
     struct vl_tensor logits = {0};
+    struct vl_probe probe;
     size_t mark = vl_arena_mark(v->m->x.scratch);
-    int r = vl_model_arch(v->m->model)->run(v->m->model, &v->m->x, &b, &logits);
+    int r = begin_probe(v, id, n, last, &probe);
+    span.probe = probe.n_rows ? &probe : NULL;
+    if (r == 0)
+        r = vl_model_arch(v->m->model)->run(v->m->model, &v->m->x, &b, &logits);
     v->row_at += n_rows;
+    if (r == 0 && probe.n_rows)
+        r = end_probe(v, &probe);
     if (r == 0)
         r = last ? conclude(v, &logits) : VL_VOICE_MORE;
     vl_arena_reset(v->m->x.scratch, mark);

@@ -15,6 +15,7 @@ enum vl_voice_state { VL_VOICE_IDLE, VL_VOICE_PREFILL, VL_VOICE_STEP, VL_VOICE_S
 enum { VL_VOICE_MORE = 1, VL_VOICE_NUMERIC = 2, VL_VOICE_FULL = 3 };
 enum {
     VL_VOICE_QUANTUM = 256,           /* tokens of one prefill quantum */
+    VL_VOICE_PROBED = 8,              /* words at the end of a frame whose attention is looked at */
     VL_VOICE_RECENT = 256,            /* how far the repetition penalty may look back */
     VL_VOICE_PERIODS = 16,            /* the longest loop that is noticed */
     VL_VOICE_PIECE = VL_DETOK_MAX + 8 /* bytes of text that one quantum may add */

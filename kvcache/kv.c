@@ -54,6 +54,8 @@ struct vl_kv {
     struct vl_kv_page *view;    /* [n_layers, max_pages] */
     uint32_t *picked;           /* [max_tokens] */
     bool *gone;                 /* [max_tokens], all false but during an evict */
+    float *mass;                /* [max_tokens] for the policy, of which n_observed; NULL: it does not look */
+    uint32_t n_observed;        /* 0: nothing since the commit */
     uint64_t n_evicted, n_evictions;
     struct ragged *ragged; /* NULL: every layer sees everything */
 };
@@ -222,6 +224,8 @@ int vl_kv_new(struct vl_kv **ret, struct vl_kv_pool *pool, const struct vl_kv_po
         if (r < 0)
             return r;
         kv->policy = policy;
+        if (policy->probes && !(kv->mass = calloc(max_tokens, sizeof(*kv->mass))))
+            return vl_error_set(err, -ENOMEM, "no memory for the state of KV policy %s", policy->name);
     }
     *ret = vl_steal(kv);
     return 0;
@@ -290,6 +294,7 @@ struct vl_kv *vl_kv_unref(struct vl_kv *kv)
     free(kv->view);
     free(kv->picked);
     free(kv->gone);
+    free(kv->mass);
     free(kv);
     return NULL;
 }
@@ -420,8 +425,29 @@ int vl_kv_append(struct vl_kv *kv, struct vl_exec *x, const struct vl_kv_segment
     return 0;
 }
 
+uint32_t vl_kv_probes(const struct vl_kv *kv)
+{
+    return kv->mass ? kv->policy->probes(kv->state) : 0;
+}
+
+void vl_kv_observe(struct vl_kv *kv, const float *mass, uint32_t n_heads, uint32_t n, uint32_t n_layers)
+{
+    assert(kv->mass && n <= kv->n && n_heads * n_layers > 0);
+    for (uint32_t i = 0; i < n; i++) {
+        float sum = 0;
+        for (uint32_t h = 0; h < n_heads; h++)
+            sum += mass[(size_t)h * n + i];
+        sum /= (float)(n_heads * n_layers);
+        kv->mass[i] = sum + (i < kv->n_observed ? kv->mass[i] : 0);
+    }
+    kv->n_observed = n > kv->n_observed ? n : kv->n_observed;
+}
+
 void vl_kv_commit(struct vl_kv *kv)
 {
+    if (kv->n_observed)
+        kv->policy->observe(kv->state, kv->mass, kv->n_observed);
+    kv->n_observed = 0;
     kv->n_committed = kv->n;
     kv->end_committed = kv->end;
     kv->open = false;
@@ -549,6 +575,10 @@ int vl_kv_truncate(struct vl_kv *kv, uint32_t n_tokens)
             kv->n_pages--;
         }
     }
+    if (n_tokens < kv->n_observed)
+        kv->n_observed = 0;
+    if (kv->mass)
+        kv->policy->moved(kv->state, NULL, n_tokens);
     uint32_t n_segs = n_segs_of(kv);
     kv->open = kv->open && kv->n_segs == n_segs;
     kv->n_segs = n_segs;
@@ -657,19 +687,26 @@ static int move_pages(struct vl_kv *kv, struct vl_exec *x)
     return r;
 }
 
-/* Closes up the tokens and segments as move_pages did the pages. */
+/* Closes up the tokens and segments as move_pages did the pages. What was picked is done with: former slots
+ * take its place. */
 static void move_tokens(struct vl_kv *kv)
 {
-    uint32_t n = 0, n_gone = 0, n_segs = 0, former = UINT32_MAX;
+    uint32_t n = 0, n_gone = 0, n_segs = 0, n_observed = kv->n_observed, former = UINT32_MAX;
     for (uint32_t i = 0; i < kv->n; i++) {
         if (kv->gone[i]) {
             kv->gone[i] = false;
             n_gone++;
+            kv->n_observed -= i < n_observed;
             continue;
         }
+        if (kv->mass)
+            kv->mass[n] = kv->mass[i];
+        kv->picked[n] = i;
         kv->tok[n] = kv->tok[i];
         memcpy(kv->pos[n++], kv->pos[i], sizeof(kv->pos[i]));
     }
+    if (kv->mass)
+        kv->policy->moved(kv->state, kv->picked, n);
     kv->n = n;
     kv->n_committed -= n_gone;
     for (uint32_t i = 0; i < kv->n_pages; i++) {

@@ -98,6 +98,12 @@ int vl_kv_append(struct vl_kv *kv, struct vl_exec *x, const struct vl_kv_segment
 int vl_kv_store(struct vl_kv *kv, struct vl_exec *x, unsigned layer, uint32_t slot, const struct vl_tensor *k,
                 const struct vl_tensor *v);
 
+/* In how many layers the policy wants attention probed; 0: it does not look, or this is a fork. */
+uint32_t vl_kv_probes(const struct vl_kv *kv);
+/* What slots [0, n) received from rows of which slot n - 1 is the last: mass [n_heads, n] on the host, summed
+ * over n_layers layers. Kept for the policy until the commit; a truncate below n forgets it. */
+void vl_kv_observe(struct vl_kv *kv, const float *mass, uint32_t n_heads, uint32_t n, uint32_t n_layers);
+
 void vl_kv_commit(struct vl_kv *kv); /* forks and policies see committed tokens only */
 
 /* After every commit with n_wanted 0: the policy's own windows are enforced. *ret_n: tokens that went, never

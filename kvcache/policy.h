@@ -41,11 +41,13 @@ struct vl_kv_policy {
     size_t (*state_size)(const struct vl_params *p, uint32_t max_tokens, uint32_t n_layers);
     int (*init)(void *state, const struct vl_params *p,
                 struct vl_error *err); /* p was checked against params */
-    /* Optional: attention that the committed slots received from rows just read, host memory [n_kv_heads][n],
-     * summed over those rows (kernels' probe). Called for the layers the engine probes, before the commit
-     * that ends with those rows; never for forks nor for what is truncated afterwards. */
-    void (*observe)(void *state, unsigned layer, const float *mass, uint32_t n_kv_heads, uint32_t n);
-    /* Optional, with observe: slots moved after an eviction; kept [n] are the former slots, ascending. */
+    /* The next three together or not at all: a policy that looks at attention. probes: in how many layers, 0
+     * none. observe: mass [n] is what the first n slots received from the rows that were probed, summed over
+     * rows and averaged over layers and heads. Called with the commit of those rows, so never for a fork nor
+     * for what was truncated. moved: slots moved after an eviction, kept [n] are the former ones, ascending;
+     * or kept is NULL and the first n are left of a truncate. */
+    uint32_t (*probes)(const void *state);
+    void (*observe)(void *state, const float *mass, uint32_t n);
     void (*moved)(void *state, const uint32_t *kept, uint32_t n);
     /* tok [n]; ret_slots has room for n. */
     int (*pick)(void *state, const struct vl_kv_token *tok, uint32_t n, uint32_t n_wanted,
