@@ -12,6 +12,10 @@
  * one whole `refresh` late as by a feature at a right angle, so that neither starves the other. The first
  * frame, when it must be cut, is spread evenly. Fewer changed than the budget are fewer tokens; one at least.
  * Without a budget the threshold alone decides.
+ *
+ * Measured on the built-in model (docs/measurements/quality-2026-11-26.md): at the same time of a frame level
+ * with `uniform` and below `resolution`, and it speaks falsely where others are silent. It does not beat
+ * both, and is no default.
  */
 #include "tokenprune/choice.h"
 #include "tokenprune/similarity.h"

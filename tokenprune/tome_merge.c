@@ -16,6 +16,10 @@
  * Measured in an encoder of SmolVLM-256M's shape, q8_0, one thread: 20, 40 and 64 pairs a layer leave 784,
  * 544 and 256 of 1024 patches and take 0.95, 0.80 and 0.61 of its time. A view of a quarter of the patches,
  * `resolution`, takes 0.21: merging in the encoder does not beat that saver in time.
+ *
+ * Measured on the built-in model (docs/measurements/quality-2026-11-26.md): at half of the tokens far above
+ * `uniform` and, for answers, level with `resolution` at the same time of a frame; below `resolution` with
+ * fewer. It does not beat both, and is no default.
  */
 #include "tokenprune/matching.h"
 #include "tokenprune/reducer.h"
