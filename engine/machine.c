@@ -72,7 +72,7 @@ int vl_machine_find_backend(const char *name, const struct vl_backend_ops **ret,
 
 static int open_device(struct vl_machine *m, const struct vl_engine_opts *o, struct vl_error *err)
 {
-    const char *spec;
+    const char *spec = NULL;
     int r = vl_machine_find_backend(o->backend, &m->ops, &spec, err);
     if (r < 0)
         return r;
