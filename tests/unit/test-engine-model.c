@@ -7,6 +7,7 @@
 
 #include "base/clock.h"
 #include "engine/engine.h"
+#include "kvcache/policy.h"
 
 #include <fcntl.h>
 #include <math.h>
@@ -152,7 +153,7 @@ static struct run *start(const char *text, const char *mmproj, uint32_t n_worker
     return r;
 }
 
-static void watch_reduced(struct run *r, float temperature, const char *reducer)
+static void watch_with(struct run *r, float temperature, const char *reducer, const char *policy)
 {
     struct vl_params *window = NULL;
     struct vl_error err = {0};
@@ -162,6 +163,7 @@ static void watch_reduced(struct run *r, float temperature, const char *reducer)
     struct vl_session_opts o = {
         .max_caption_tokens = 8,
         .captions = true,
+        .policy = policy,
         .policy_params = window,
         .reducer = reducer,
         .sampling = {.temperature = temperature, .top_p = 1, .repeat_penalty = 1, .seed = 5}};
@@ -170,6 +172,11 @@ static void watch_reduced(struct run *r, float temperature, const char *reducer)
     (void)vl_params_unref(window);
     assert_int_equal(vl_mailbox_new(&r->box, 2, NULL, NULL), 0);
     assert_int_equal(vl_engine_watch(r->e, r->session, r->box), 0);
+}
+
+static void watch_reduced(struct run *r, float temperature, const char *reducer)
+{
+    watch_with(r, temperature, reducer, NULL);
 }
 
 static void watch(struct run *r, float temperature)
@@ -326,6 +333,35 @@ static void test_frames_and_tokens_allocate_nothing(void **state)
 
 /* ---- pictures ---- */
 
+/* Each policy through the engine: the window is what was asked for, nothing grows, nothing is allocated, and
+ * questions are answered. */
+static void test_every_policy_watches(void **state)
+{
+    (void)state;
+    main_thread = pthread_self();
+    for (int p = 0; vl_kv_policies[p]; p++) {
+        struct run *r = start(text_file, mmproj_file, 1);
+        watch_with(r, 0, NULL, vl_kv_policies[p]->name);
+        for (int i = 0; i < 12; i++)
+            show(r, i);
+        uint64_t most = 0;
+        atomic_store(&n_allocations, 0);
+        atomic_store(&armed, true);
+        for (int i = 12; i < N_FRAMES; i++) {
+            show(r, i);
+            most = r->stats.kv_bytes > most && i < 26 ? r->stats.kv_bytes : most;
+            assert_true(r->stats.window_limit == 3 && r->stats.window_frames <= 3);
+            assert_true(r->stats.kv_bytes <= most + most / 4);
+        }
+        atomic_store(&armed, false);
+        assert_int_equal(atomic_load(&n_allocations), 0);
+        assert_int_equal(r->stats.n_skipped, 0);
+        ask(r);
+        pump(r, &r->n_done, 1);
+        stop(r);
+    }
+}
+
 static void ask_reduced_about(struct run *r, int n_pictures, const char *reducer, uint32_t budget)
 {
     struct vl_frame *f[2] = {NULL, NULL};
@@ -469,6 +505,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_pictures_reduced),
         cmocka_unit_test(test_workers_change_nothing),
         cmocka_unit_test(test_frames_and_tokens_allocate_nothing),
+        cmocka_unit_test(test_every_policy_watches),
         cmocka_unit_test(test_pictures_of_many_views),
         cmocka_unit_test(test_files_that_cannot_be_used_are_named),
         cmocka_unit_test(test_weights_that_are_not_numbers_end_the_session_by_name),
