@@ -214,7 +214,9 @@ static void draw_line(const struct report *p, const char *saver, enum axis a, st
     *ret = (struct line){0};
     for (uint32_t s = 0; s < p->r->n_settings && ret->n < MAX_POINTS; s++) {
         const double c = cost(p, s, a);
-        if ((s && strcmp(p->r->setting[s].name, saver)) || isnan(c))
+        /* towards a setting that sees nothing a line would be a straw man */
+        if ((s && strcmp(p->r->setting[s].name, saver)) || isnan(c) ||
+            quotient(p->r, s, VL_SWEEP_SKIPPED, NULL) > 50)
             continue;
         uint32_t at = ret->n++;
         for (; at > 0 && ret->cost[at - 1] > c; at--) {

