@@ -58,7 +58,8 @@ struct vl_ask {
     uint32_t max_tokens;    /* 0 or more than VL_ENGINE_MAX_TOKENS: that many */
     uint32_t visual_budget; /* tokens of each frame that this question looks at; 0: all, or the reducer's own
                              * measure */
-    const char *reducer;    /* one that needs a question (one of arrival: with pictures); NULL: none */
+    const char *reducer;    /* one that needs a question (one of arrival: with pictures); NULL: none, but
+                             * "resolution" where pictures have a budget. A stream's budget wants one */
     const struct vl_params *reducer_params; /* copied */
     const char *text;                       /* copied; UTF-8, special tokens in it are plain text */
     /* Wall clock, 0: open. When no frame that is still in the visual window lies in [since, until]:

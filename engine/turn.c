@@ -39,17 +39,21 @@ static int check_ask(const struct vl_ask *q, struct vl_error *err)
 }
 
 /* About a stream a reducer chooses in the decoder, among what was remembered; of pictures it takes what one
- * takes that sees frames arrive. A budget alone has the plainest of its kind. */
+ * takes that sees frames arrive, and a budget alone means a smaller picture, as it does of a stream. */
 static int choose_reducer(struct vl_question *n, const struct vl_ask *q, struct vl_error *err)
 {
     const char *name = q->reducer;
-    if (!name && q->visual_budget)
-        name = q->session ? "feather" : "uniform";
-    if (!name)
+    if (!name && !q->visual_budget)
         return 0;
     if (!q->session && !q->n_images)
         return vl_error_set(err, -EINVAL,
                             "a question without a stream or picture has no visual tokens to reduce");
+    if (!name && q->session)
+        return vl_error_set(err, -EINVAL,
+                            "tokens per frame, of a question about a stream, want a reducer too, such "
+                            "as 'feather' or 'zipvl'");
+    if (!name)
+        name = "resolution";
     int r = vl_reducer_find(&n->reducer, name, err);
     if (r == 0)
         r = vl_offer_check(VL_OFFER_REDUCER, name, q->reducer_params,

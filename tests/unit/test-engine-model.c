@@ -280,7 +280,7 @@ static void test_questions_leave_tokens_out(void **state)
     static const struct {
         const char *name;
         uint32_t budget;
-    } one[] = {{NULL, 0}, {"feather", 0}, {"feather", 1}, {NULL, 1}, {"zipvl", 1}, {"feather", 4096}};
+    } one[] = {{NULL, 0}, {"feather", 0}, {"feather", 1}, {"zipvl", 1}, {"feather", 4096}};
     const uint32_t per_frame = (uint32_t)(r->stats.n_visual_tokens / r->stats.n_frames);
     for (uint32_t i = 0; i < sizeof(one) / sizeof(one[0]); i++) {
         ask_reduced(r, one[i].name, one[i].budget);

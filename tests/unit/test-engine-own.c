@@ -106,6 +106,7 @@ static void test_what_cannot_be_asked_is_refused_by_name(void **state)
         {{.text = "S", .reducer = "uniform"}, "no visual tokens"},
         {{.text = "S", .visual_budget = 3}, "no visual tokens"},
         {{.text = "S", .session = s, .reducer = "uniform"}, "such as 'feather'"},
+        {{.text = "S", .session = s, .visual_budget = 3}, "want a reducer too"},
         {{.text = "S", .session = s, .reducer = "father"}, "did you mean 'feather'"},
         {{.text = "S", .image = &f, .n_images = 1, .reducer = "zipvl"}, "such as 'uniform'"},
     };
