@@ -5,7 +5,9 @@
 A background (a photograph, or textures laid out like one) with standing things in it, and
 things that walk through: cut-outs of photographs and figures of our own (people, vehicles,
 animals, blobs), hidden by posts and foliage, under shake, noise, compression, light that
-drifts or jumps, and a lens that is covered at times. Photographs come from the folder
+drifts or jumps, and a lens that is covered at times. Spells in which things move alternate
+with spells in which all of them stand: what is said is what happened to the largest thing
+that did anything between two pictures, and nothing if none did. Photographs come from the folder
 that photographs.py fills; without it everything is generated.
 
 Lengths are in pixels of the 128x128 frame. One Second at 1 frame/s says at most one thing.
@@ -23,7 +25,7 @@ cv2.setNumThreads(1)
 SIZE, DRAW = 128, 192  # of the frame, and of the canvas it is reduced from
 PLACES = ["top left", "top", "top right", "middle left", "middle", "middle right", "bottom left", "bottom", "bottom right"]
 QUIET, COVERED, CLEAR, LIGHT, APPEARED, LEFT, MOVES = range(7)
-LABELS = 15  # of event_labels(); 4 to 7 goes on moving, 8 to 11 a movement worth saying, 12 to 14 the whole picture
+LABELS = 15  # of event_labels(); 4 to 7 moves, 8 to 11 moves and is what is said, 12 to 14 the whole picture
 PICTURE_LABEL = {LIGHT: 12, COVERED: 13, CLEAR: 14}
 MOVING = 2.5  # pixels a second from which on something moves
 CACHE = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
@@ -212,11 +214,11 @@ class Thing:
         self.rng, self.id, self.figure = rng, number, Figure(rng)
         self.h = height if self.figure.kind in ("person", "cutout") else max(4.0, 0.7 * height)
         self.w = max(3.0, self.h * self.figure.ratio / aspect)
-        self.speed = self.h * rng.uniform(0.25, 1.1) * speed_scale
-        self.speed = float(np.clip(self.speed, 3.5, 26))
+        own = self.w * rng.uniform(1.0, 2.5) if self.w < 12 and rng.random() < 0.75 else self.h * rng.uniform(0.25, 1.1)
+        self.speed = float(np.clip(own * speed_scale, 4, 14 if self.h < 40 else 26))
         self.phase, self.pause, self.age, self.done = rng.uniform(0, 6), 0, 0, False
         self.border = True
-        self.present = self.walking = self.crossed = False
+        self.present = self.walking = self.main = False
         self.going = 0
         self.before = None  # x, y one second ago, if it was present then
         self.shadow = rng.uniform(0, 0.45) if rng.random() < 0.5 else 0
@@ -226,7 +228,7 @@ class Thing:
     def enter(self):
         """at a border, towards the inside"""
         r = self.rng
-        side, along = r.integers(4) if r.random() < 0.3 else r.integers(2), r.uniform(10, SIZE - 10)
+        side, along = r.integers(4) if r.random() < 0.75 else r.integers(2), r.uniform(10, SIZE - 10)
         self.x, self.y = [(-self.w / 2, along), (SIZE + self.w / 2, along), (along, -self.h / 2), (along, SIZE + self.h / 2)][side]
         target = r.uniform(0.15, 0.85, 2) * SIZE
         self.angle = np.arctan2(target[1] - self.y, target[0] - self.x)
@@ -236,15 +238,17 @@ class Thing:
         r = self.rng
         self.x, self.y = r.uniform(0.06, 0.94, 2) * SIZE
         self.angle, self.border = r.uniform(0, 2 * np.pi), False
-        if r.random() < 0.7:
-            self.angle = r.choice([0, np.pi]) + r.normal(0, 0.4)
+        if r.random() < 0.8:
+            self.angle = r.choice([0, np.pi / 2, np.pi, 1.5 * np.pi], p=[0.25, 0.25, 0.25, 0.25]) + r.normal(0, 0.4)
         if r.random() < 0.5:
-            self.pause = int(r.integers(1, 8))
+            self.pause = int(r.integers(1, 4))
         if r.random() < 0.4:
             self.life = int(r.integers(2, 9))
 
-    def step(self):
+    def step(self, stands=False):
         r = self.rng
+        if stands:
+            return
         self.age += 1
         self.phase += r.uniform(0.5, 5)
         if self.pause > 0:
@@ -253,8 +257,8 @@ class Thing:
             self.angle += r.normal(0, 0.12)
             v = self.speed * r.uniform(0.85, 1.15)
             self.x, self.y = self.x + v * np.cos(self.angle), self.y + v * np.sin(self.angle)
-            if r.random() < 0.05:
-                self.pause = int(r.integers(1, 7))
+            if r.random() < 0.03:
+                self.pause = int(r.integers(1, 4))
             self.h, self.w = self.h * self.growth, self.w * self.growth
         if self.age > self.life or not (-self.w < self.x < SIZE + self.w and -self.h < self.y < SIZE + self.h):
             self.done = True
@@ -309,14 +313,14 @@ class Scene:
         pictures.scan()
         self.rng = rng
         self.aspect = float(rng.choice([1.78, 1.33, 1.0, 0.56], p=[0.42, 0.36, 0.17, 0.05]))
-        self.crowd = int(rng.choice([0, 1, 2, 3, 4, 6, 8], p=[0.15, 0.15, 0.14, 0.15, 0.15, 0.14, 0.12]))
-        self.height = np.exp(rng.uniform(np.log(6), np.log(28)))
+        self.crowd = int(rng.choice([0, 1, 2, 3, 4, 6, 8], p=[0.05, 0.25, 0.22, 0.16, 0.12, 0.11, 0.09]))
+        self.height = np.exp(rng.uniform(np.log(7), np.log(28)))
         self.speed_scale = 1.0
-        if self.crowd == 1 and rng.random() < 0.5:
+        if self.crowd == 1 and rng.random() < 0.3:
             self.height = rng.uniform(30, 110)
             self.speed_scale = 0.5
-        self.light_rate = 0.07 if rng.random() < 0.3 else 0.0
-        self.cover_rate = 0.05 if rng.random() < 0.25 else 0.0
+        self.light_rate = 0.05 if rng.random() < 0.2 else 0.0
+        self.cover_rate = 0.05 if rng.random() < 0.15 else 0.0
         self.shake = 0.0 if rng.random() < 0.4 else float(np.exp(rng.uniform(np.log(0.1), np.log(1.2))))
         self.noise = rng.uniform(0, 6) * (rng.random() < 0.8)
         self.quality = int(rng.uniform(25, 92)) if rng.random() < 0.7 else 0
@@ -328,6 +332,7 @@ class Scene:
             x, y, w = rng.uniform(0, SIZE), rng.uniform(-20, 70), rng.uniform(1.5, 5) if rng.random() < 0.7 else rng.uniform(8, 24)
             self.hiders.append((x, y, x + w, y + rng.uniform(30, 90)))
         self.things, self.n_things, self.canvas, self.standing = [], 0, None, []
+        self.still, self.spell, self.only = False, 0, None
         self.background_seed = int(rng.integers(1 << 62))
         for _ in range(rng.poisson(self.crowd) if self.crowd else 0):
             thing = self.add()
@@ -342,18 +347,41 @@ class Scene:
 
     def add(self):
         self.n_things += 1
-        h = float(np.clip(self.height * np.exp(self.rng.normal(0, 0.3)), 5, 115))
+        # one clearly larger than the others, so that what is said can be told from the pictures
+        scale = self.rng.uniform(0.5, 0.8) if any(t.main for t in self.things) else self.rng.uniform(1.1, 1.5)
+        h = float(np.clip(self.height * scale, 5, 115))
         thing = Thing(self.rng, self.n_things, h, self.aspect, self.speed_scale)
+        thing.main = scale > 1
         self.things.append(thing)
         return thing
 
-    def seen(self):
+    def next_spell(self):
+        """a few seconds in which things move, or one of them, or none"""
+        r = self.rng
+        self.spell -= 1
+        if self.spell <= 0:
+            self.still = not self.still if self.crowd else False
+            self.spell = int(r.integers(1, 5))
+            self.only = r.integers(len(self.things)) if self.things and r.random() < 0.5 else None
+
+    def leaver(self):
+        """who goes now: the one nearest to a border, or one inside as through a door"""
+        present = [t for t in self.things if t.present]
+        if not present:
+            return None
+        inside = lambda t: min(t.x, SIZE - t.x, t.y, SIZE - t.y) - t.w / 2
+        nearest = min(present, key=inside)
+        if inside(nearest) < 14:
+            return nearest
+        return present[self.rng.integers(len(present))] if self.rng.random() < 0.5 else None
+
+    def seen(self, said=0):
         out = []
         for t in self.things:
             share, x, y = t.view(self.hiders)
             if t.present:
                 out.append(dict(id=t.id, x=x, y=y, w=t.w, h=t.h, direction=t.going if t.walking and t.before else -1,
-                                said=t.crossed))
+                                said=t.id == said))
         return out
 
     def step(self):
@@ -373,13 +401,19 @@ class Scene:
             self.gain = self.gain / factor if self.gain > 1.2 or (self.gain > 0.65 and r.random() < 0.5) else self.gain * factor
             if r.random() < 0.4:
                 self.tint = np.clip(np.exp(r.normal(0, 0.12, 3)), 0.7, 1.4).astype(np.float32)
+        self.next_spell()
         busy = len([t for t in self.things if not t.done])
-        for t in self.things:
+        turn = 1.0 if self.still or not self.crowd else r.random()
+        coming = turn < (0.15 if busy else 0.6) and busy < self.crowd * 1.6
+        going = self.leaver() if 0.15 <= turn < 0.33 else None
+        for k, t in enumerate(self.things):
             t.before = t.view(self.hiders)[1:] if t.present else None
-            t.step()
-        if self.crowd and busy < self.crowd * 1.6 and r.random() < min(0.6, 0.14 * self.crowd):
+            t.step(self.still or coming or going is not None or self.only not in (None, k))
+        if going:
+            going.done = True
+        if coming:
             thing = self.add()
-            if r.random() < 0.78:
+            if r.random() < 0.65:
                 thing.enter()
                 for _ in range(int(r.integers(1, 3))):
                     thing.step()
@@ -394,12 +428,9 @@ class Scene:
             return
         event = None
         if kind == QUIET and not was_covered:
-            for k in (APPEARED, LEFT, MOVES):
-                mine = [e for e in events if e["kind"] == k]
-                if mine:
-                    kind, event = k, max(mine, key=lambda e: e["size"])
-                    break
-        self.second = Second(kind, self.seen(), event, events)
+            event = max(events, key=lambda e: e["size"], default=None)
+            kind = event["kind"] if event else QUIET
+        self.second = Second(kind, self.seen(event["id"] if event else 0), event, events)
 
     def judge(self, t, events):
         """what happened to one thing in this second"""
@@ -408,18 +439,16 @@ class Scene:
         size = t.w * t.h
         if t.present and not was:
             events.append(dict(kind=APPEARED, at=(x, y), size=size, id=t.id))
-            t.walking, t.crossed, t.going = t.border, False, 0
+            t.walking, t.going = t.border, 0
             t.before = None
         elif was and not t.present:
             events.append(dict(kind=LEFT, at=t.before, size=size, id=t.id))
         elif t.present:
             dx, dy = (x - t.before[0]) * SIZE, (y - t.before[1]) * SIZE
-            moved = np.hypot(dx, dy) >= MOVING
+            t.walking = np.hypot(dx, dy) >= MOVING
             dx *= self.aspect
             t.going = (1 if dx > 0 else 0) if abs(dx) > abs(dy) else (3 if dy > 0 else 2)
-            t.crossed = moved and (not t.walking or W.place_of(x, y) != W.place_of(*t.before))
-            t.walking = moved
-            if t.crossed:
+            if t.walking:
                 events.append(dict(kind=MOVES, at=(x, y), size=size, id=t.id, direction=t.going))
 
     def marks(self):

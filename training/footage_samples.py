@@ -43,7 +43,7 @@ class FootageSample(S.Sample):
     def fork(self, f):
         t, r = self.n_old + f, self.rng
         second = self.history[t]
-        kind = r.choice([MOVING, WHERE, LAST, 0], p=[0.3, 0.3, 0.15, 0.25])
+        kind = r.choice([MOVING, WHERE, LAST, 0], p=[0.2, 0.55, 0.1, 0.15])
         moving = [o for o in second.things if o["direction"] >= 0]
         if kind == LAST:
             texts = [s.text for s in self.history[1 : t + 1] if s.text]

@@ -28,6 +28,7 @@ from sight import LOOKS, Sight
 POINTERS = {0: (0, 2, 1), 1: (1, 0, 0), 2: (2, 0, 0), 3: (3, 0, 0), 4: (1, 1, 0)}  # layer, query head, KV head
 POINTER_WEIGHT = {0: 0.3, 1: 0.8, 2: 0.5, 3: 0.5, 4: 0.3}
 MAX_POINTERS = 900
+HELD = 8  # batches of full windows to evaluate on, about 60 captions of footage
 FOOTAGE_FRAMES = 4  # what is said depends on one frame earlier; the drawn world teaches the rest of the window
 
 
@@ -90,7 +91,7 @@ def draw_batch(rng, source, n_frames, n_questions, n_tokens, keep, contract):
     while n < n_tokens:
         vision, history, n_old = source.draw(rng, n_frames)
         real = isinstance(history, list)
-        kind, asked = (FootageSample, 0.35 * n_questions) if real else (S.Sample, n_questions)
+        kind, asked = (FootageSample, 0.6 * n_questions) if real else (S.Sample, n_questions)
         sample = kind(rng, history, n_old, asked, keep, contract, weights)
         samples.append(sample)
         n += len(sample.tokens)
@@ -190,12 +191,19 @@ class Trainer(nn.Module):
     @torch.no_grad()
     def evaluate(self, sets):
         """teacher-forced: share of captions and answers whose every token is right"""
-        right = {}
+        right, place = {}, S.vocabulary.encode(",")[0]
+
+        def tally(name, good):
+            r = right.setdefault(name, [0, 0])
+            r[0] += int(good.all())
+            r[1] += 1
+
         for drawn in sets:
             batch = drawn[0]
             logits = self(batch, drawn[1])[0]
             at = (batch.labels > 0).nonzero()
-            good = logits.argmax(-1) == batch.tokens[batch.labels > 0]
+            target = batch.tokens[batch.labels > 0]
+            good = logits.argmax(-1) == target
             labels = batch.labels[batch.labels > 0]
             start = 0
             for i in range(len(at)):
@@ -206,9 +214,14 @@ class Trainer(nn.Module):
                     name = NAMES[label] if label in NAMES else W.CATEGORIES[label - 2]
                 else:
                     name = ("footage " if batch.real[at[i, 0]] else "") + ("caption" if i > start else "silence")
-                r = right.setdefault(name, [0, 0])
-                r[0] += int(good[start : i + 1].all())
-                r[1] += 1
+                tally(name, good[start : i + 1])
+                said = target[start : i + 1].tolist()
+                if name == "footage caption" and place in said:
+                    comma = start + said.index(place)
+                    tally("footage kind", good[start : min(start + 2, comma)])
+                    tally("footage place", good[comma + 1 : i + 1])
+                    if comma - start > 2:
+                        tally("footage direction", good[start + 2 : comma])
                 start = i + 1
         return " ".join(f"{k} {a / n:.2f}" for k, (a, n) in sorted(right.items()))
 
@@ -267,7 +280,7 @@ def main():
     if a.held:
         held = Features("/nonexistent")
         held.items = torch.load(a.held, weights_only=False)
-    sets = [draw_batch(held_rng, held, n, q, 3000, 8, False) for n, q in ((1, 6), (8, 2), (8, 2), (8, 2), (8, 2), (8, 2))]
+    sets = [draw_batch(held_rng, held, n, q, 3000, 8, False) for n, q in ((1, 6), *HELD * [(8, 2)])]
     optimizers = Optimizers([trainer], a.lr, a.lr_rest or a.lr / 10)
     average = Average(trainer, 0.99)
     stages = [tuple(float(x) for x in c.split(":")) for c in a.curriculum.split(",")]
@@ -295,7 +308,7 @@ def main():
         average.step(progress >= a.average_from)
         step, n_tokens, mean = step + 1, n_tokens + drawn[0].n_tokens, 0.95 * mean + 0.05 * answers
         means.update({k: 0.9 * means.get(k, v) + 0.1 * v for k, v in parts.items()})
-        if a.rank < 1 and time.time() - reported > 120:
+        if a.rank < 1 and time.time() - reported > 240:
             reported = time.time()
             rate = n_tokens / (reported - start)
             print(f"{reported - start:.0f} s, step {step}, {rate:.0f} tokens/s, {frames:.0f} frames, answers {mean:.3f}, pointers",
