@@ -15,11 +15,17 @@ LAST_QUESTIONS = ["What happened last?", "What was the last change?", "What chan
                   "What was the last event?", "Tell me what happened last.", "What just happened?", "What happened?"]
 EMPTY_WORLD = ("exists", "count", "what_at", "unknown", "shape", "unknown")
 MOVING, WHERE, LAST = (2 + len(W.CATEGORIES) + k for k in range(3))  # labels
+FORGETS = 0.6  # share of samples in which nothing sees what was said before
 NAMES = {MOVING: "moving?", WHERE: "where moving?", LAST: "last in footage"}
 
 
 class FootageSample(S.Sample):
     """history: Seconds of footage"""
+
+    def main(self):
+        """a quarter of the captions repeat the one before, and their words answer questions: copying would do for seeing"""
+        super().main()
+        self.hidden = self.said if self.rng.random() < FORGETS else []
 
     def caption(self, t):
         return self.history[t].text
@@ -45,7 +51,7 @@ class FootageSample(S.Sample):
         second = self.history[t]
         kind = r.choice([MOVING, WHERE, LAST, 0], p=[0.2, 0.55, 0.1, 0.15])
         moving = [o for o in second.things if o["direction"] >= 0]
-        if kind == LAST:
+        if kind == LAST and not self.hidden:
             texts = [s.text for s in self.history[1 : t + 1] if s.text]
             self.push_fork(f, LAST_QUESTIONS[r.integers(len(LAST_QUESTIONS))], texts[-1] if texts else "Nothing.", LAST)
         elif kind in (MOVING, WHERE) and f > 0 and self.keep > 1:

@@ -67,6 +67,7 @@ class Sample:
         self.group, self.limit = [], []  # fork of a token, 0: the stream; end of what it sees of the stream
         self.pointers = []  # (query, key, layer): where a supervised head should look
         self.image_at, self.fork_at = [], []
+        self.said, self.hidden = [], []  # (start, end) of what was said; those of them that nothing later sees
         self.quiz = W.Quiz(rng.integers(1 << 62))
         self.names = list(weights)
         self.p = np.array([weights[n] for n in self.names]) / sum(weights.values())
@@ -100,6 +101,7 @@ class Sample:
             learn = full and (f > 0 or self.n_old == 0)
             if learn and text and f > 0 and self.keep > 1:
                 self.point_caption(t, f, len(said))
+            self.said.append((len(self.tokens), len(self.tokens) + len(said)))
             self.push(said, f, CAPTION if learn else 0)
             if full:
                 self.fork_at.append(len(self.tokens))
@@ -194,6 +196,8 @@ class Batch:
             seen = stream | own
             image = self.tokens[i, :m] == vocabulary.image
             seen &= ~(image[None, :] & (frame[:, None] - frame[None, :] >= s.keep))
+            for start, end in s.hidden:
+                seen[end:, start:end] = False
             self.mask[i, 0, :m, :m] = seen
             self.mask[i, 0, m:, 0] = True
         self.bias = torch.zeros(b, 1, n, n, dtype=HALF).masked_fill(~self.mask, -30000.0)
