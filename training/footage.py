@@ -321,9 +321,9 @@ class Scene:
             self.speed_scale = 0.5
         self.light_rate = 0.05 if rng.random() < 0.2 else 0.0
         self.cover_rate = 0.05 if rng.random() < 0.15 else 0.0
-        self.shake = 0.0 if rng.random() < 0.4 else float(np.exp(rng.uniform(np.log(0.1), np.log(1.2))))
-        self.noise = rng.uniform(0, 6) * (rng.random() < 0.8)
-        self.quality = int(rng.uniform(25, 92)) if rng.random() < 0.7 else 0
+        self.shake = 0.0 if rng.random() < 0.6 else float(np.exp(rng.uniform(np.log(0.1), np.log(0.8))))
+        self.noise = rng.uniform(0, 4) * (rng.random() < 0.7)
+        self.quality = int(rng.uniform(35, 92)) if rng.random() < 0.7 else 0
         self.drift = rng.uniform(0, 0.02) * (rng.random() < 0.6)
         self.gain, self.tint = 1.0, np.ones(3, np.float32)
         self.covered, self.cover_look = 0, None
@@ -348,8 +348,8 @@ class Scene:
     def add(self):
         self.n_things += 1
         # one clearly larger than the others, so that what is said can be told from the pictures
-        scale = self.rng.uniform(0.5, 0.8) if any(t.main for t in self.things) else self.rng.uniform(1.1, 1.5)
-        h = float(np.clip(self.height * scale, 5, 115))
+        scale = self.rng.uniform(0.5, 0.8) if any(t.main for t in self.things) else self.rng.uniform(1.2, 1.7)
+        h = float(np.clip(self.height * scale, 6, 115))
         thing = Thing(self.rng, self.n_things, h, self.aspect, self.speed_scale)
         thing.main = scale > 1
         self.things.append(thing)
@@ -481,7 +481,7 @@ class Scene:
             cv2.rectangle(self.front, a[:2], a[2:], random_colour(r).tolist(), -1)
         self.front += texture(r, DRAW, 0.0, 1.0) * self.front_alpha
         self.leaves = None
-        if r.random() < 0.4:
+        if r.random() < 0.25:
             self.leaves = np.clip(noise_field(r, DRAW, int(r.integers(3, 6))) * 3 - 0.5, 0, 1)[..., 0] * r.uniform(0.5, 4)
         grid = np.arange(DRAW, dtype=np.float32)
         self.map_x, self.map_y = np.meshgrid(grid, grid)
