@@ -15,5 +15,8 @@ out=docs/measurements/quality-$(date +%F)
 [ -f "$build/build.ninja" ] || meson setup "$build" -Dbuildtype=release >/dev/null
 ninja -C "$build" bench/quality >/dev/null
 "$build/bench/quality" --model data/vlmd-world-text.gguf --mmproj data/vlmd-world-mmproj.gguf --sweep "$out.csv" "$@"
+cpu=$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)
+isa=$(grep -ow -e avx512_vnni -e avx512f -e avx2 /proc/cpuinfo | sort -ru | paste -sd ' ')
+sed -i "1s|\$|; on $(nproc) cores of $cpu, ${isa:-$(uname -m)}|" "$out.csv"
 /usr/bin/python3 bench/curves.py "$out.csv"
 echo "$out.md"
