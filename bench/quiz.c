@@ -9,6 +9,8 @@
  */
 #include "bench/quiz.h"
 
+#include "base/random.h"
+
 #include <ctype.h>
 #include <stdio.h>
 #include <string.h>
@@ -169,17 +171,9 @@ static const char *const unknown_words[] = {
     "sky",   "sun",    "hands", "train",  "light",  "shirt", "number plate",
 };
 
-static uint64_t random_u64(uint64_t *rng)
-{
-    uint64_t z = (*rng += 0x9E3779B97F4A7C15ULL);
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ULL;
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EBULL;
-    return z ^ (z >> 31);
-}
-
 static size_t random_below(uint64_t *rng, size_t n)
 {
-    return (size_t)((random_u64(rng) >> 33) % n);
+    return (size_t)((vl_random_u64(rng) >> 33) % n);
 }
 
 static bool chance(uint64_t *rng, unsigned percent)
@@ -302,7 +296,7 @@ static void word(uint64_t *rng, const char *const *templates, size_t n_templates
     size_t n;
     /* drawn in either wording, so that both ask about the same */
     size_t which = random_below(rng, 2 * n_templates);
-    uint64_t style = random_u64(rng) >> 20;
+    uint64_t style = vl_random_u64(rng) >> 20;
     if (wording == VL_QUIZ_CONTRACT || which >= n_templates + n_templates / 2)
         which = 0;
     fill(rng, templates[which % n_templates], words, q);

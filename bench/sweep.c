@@ -8,6 +8,7 @@
 #include "bench/sweep.h"
 
 #include "base/clock.h"
+#include "base/random.h"
 #include "engine/machine.h"
 #include "kvcache/pool.h"
 #include "tokenprune/reducer.h"
@@ -309,7 +310,7 @@ static void find_ratio(const double *ms, const double *plain, uint32_t n, double
     uint64_t rng = 1;
     for (int r = 0; r < N_RESAMPLES; r++) {
         for (uint32_t i = 0; i < n; i++) {
-            uint32_t k = (uint32_t)(vl_sweep_random(&rng) % n);
+            uint32_t k = (uint32_t)(vl_random_u64(&rng) % n);
             a[i] = ms[k];
             b[i] = plain[k];
         }

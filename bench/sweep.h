@@ -75,8 +75,6 @@ struct vl_sweep_result {
 /* Writes the CSV; dies when it cannot. */
 void vl_sweep_report(const struct vl_sweep_result *r, const char *path);
 
-bool vl_sweep_is_saver(const char *name); /* one of those that must be beaten */
-/* SplitMix64, for resampling. */
-uint64_t vl_sweep_random(uint64_t *state);
+bool vl_sweep_is_saver(const char *name);            /* one of those that must be beaten */
 int vl_sweep_by_value(const void *a, const void *b); /* of doubles */
 #endif

@@ -8,6 +8,8 @@
  */
 #include "bench/sweep.h"
 
+#include "base/random.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -40,14 +42,6 @@ struct report {
     uint32_t *draw; /* [N_RESAMPLES, n_scenes] */
     double *boot;   /* [n_settings, VL_SWEEP_MARKS, N_RESAMPLES] */
 };
-
-uint64_t vl_sweep_random(uint64_t *state)
-{
-    uint64_t z = *state += 0x9E3779B97F4A7C15ULL;
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ULL;
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EBULL;
-    return z ^ (z >> 31);
-}
 
 int vl_sweep_by_value(const void *a, const void *b)
 {
@@ -89,7 +83,7 @@ static void resample(struct report *p)
     if (!p->draw || !p->boot)
         vl_feed_die("no memory to resample %u scenes", r->n_scenes);
     for (size_t i = 0; i < (size_t)N_RESAMPLES * r->n_scenes; i++)
-        p->draw[i] = (uint32_t)(vl_sweep_random(&rng) % r->n_scenes);
+        p->draw[i] = (uint32_t)(vl_random_u64(&rng) % r->n_scenes);
     for (uint32_t s = 0; s < r->n_settings; s++)
         for (int m = 0; m < VL_SWEEP_MARKS; m++)
             for (size_t b = 0; b < N_RESAMPLES; b++)

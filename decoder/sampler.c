@@ -5,6 +5,8 @@
  * top-p cost what they keep, and only a plain draw walks the whole vocabulary. */
 #include "decoder/sampler.h"
 
+#include "base/random.h"
+
 #include <math.h>
 #include <stdbool.h>
 #include <string.h>
@@ -19,13 +21,10 @@ void vl_sampler_init(struct vl_sampler *s, const struct vl_sampling *how)
     *s = (struct vl_sampler){*how, how->seed};
 }
 
-/* SplitMix64 (Steele et al. 2014): any seed is a good one. [0, 1) */
+/* [0, 1) */
 static double draw(struct vl_sampler *s)
 {
-    uint64_t z = s->rng += UINT64_C(0x9E3779B97F4A7C15);
-    z = (z ^ z >> 30) * UINT64_C(0xBF58476D1CE4E5B9);
-    z = (z ^ z >> 27) * UINT64_C(0x94D049BB133111EB);
-    return (double)((z ^ z >> 31) >> 11) * 0x1p-53;
+    return (double)(vl_random_u64(&s->rng) >> 11) * 0x1p-53;
 }
 
 /* before: comes first when the better one wins. */

@@ -9,6 +9,7 @@
 #include "pipelines/script.h"
 
 #include "base/clock.h"
+#include "base/random.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -46,10 +47,8 @@ struct vl_script {
 
 static uint64_t mix(uint64_t seed, uint64_t n)
 {
-    uint64_t z = seed + (n + 1) * 0x9E3779B97F4A7C15ULL;
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ULL;
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EBULL;
-    return z ^ (z >> 31);
+    uint64_t state = seed + n * UINT64_C(0x9E3779B97F4A7C15);
+    return vl_random_u64(&state);
 }
 
 /* n objects of the seeded world, as it starts with them; fewer when it found no room. */

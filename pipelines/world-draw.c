@@ -10,6 +10,8 @@
  */
 #include "pipelines/world.h"
 
+#include "base/random.h"
+
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>
@@ -32,17 +34,9 @@ struct texture {
     float blob[N_BLOBS][4]; /* x, y, 1/radius^2, amplitude */
 };
 
-static uint64_t random_u64(uint64_t *rng)
-{
-    uint64_t z = (*rng += 0x9E3779B97F4A7C15ULL);
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ULL;
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EBULL;
-    return z ^ (z >> 31);
-}
-
 static float random_unit(uint64_t *rng)
 {
-    return (float)(random_u64(rng) >> 40) * (1.0f / 16777216.0f);
+    return (float)(vl_random_u64(rng) >> 40) * (1.0f / 16777216.0f);
 }
 
 static float random_between(uint64_t *rng, float low, float high)
@@ -169,7 +163,7 @@ static void random_texture(uint64_t seed, struct texture *ret)
     float amplitude = even ? 0.01f : random_between(&rng, 0.03f, 0.17f);
     float colour_amplitude = even ? 0.005f : random_between(&rng, 0.01f, 0.08f);
     float tint[3];
-    *ret = (struct texture){.grid.n = 2 + (int)(random_u64(&rng) % 10)};
+    *ret = (struct texture){.grid.n = 2 + (int)(vl_random_u64(&rng) % 10)};
     for (int c = 0; c < 3; c++)
         tint[c] = random_between(&rng, -0.08f, 0.08f);
     for (int y = 0; y < ret->grid.n + 2; y++)
@@ -388,7 +382,7 @@ static void add_noise(uint64_t *rng, uint64_t texture_seed, float amount, int wi
     float gain = 1 + amount * (random_between(&clip, -0.1f, 0.1f) + random_between(rng, -0.02f, 0.02f));
     float level = amount * 0.055f * random_unit(&clip);
     for (size_t i = 0; i < plane; i++) {
-        uint64_t bits = random_u64(rng);
+        uint64_t bits = vl_random_u64(rng);
         for (int c = 0; c < 3; c++) {
             float e = (float)((bits >> (c * 16)) & 0xFFFF) * (2.0f / 65536.0f) - 1;
             planes[(size_t)c * plane + i] = (planes[(size_t)c * plane + i] * gain + e * level) * 255;

@@ -11,6 +11,8 @@
  */
 #include "pipelines/world.h"
 
+#include "base/random.h"
+
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>
@@ -49,18 +51,9 @@ static const char *const direction_names[] = {"left", "right", "up", "down"};
 static const float direction_x[] = {-1, 1, 0, 0};
 static const float direction_y[] = {0, 0, -1, 1};
 
-/* splitmix64 */
-static uint64_t random_u64(uint64_t *rng)
-{
-    uint64_t z = (*rng += 0x9E3779B97F4A7C15ULL);
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ULL;
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EBULL;
-    return z ^ (z >> 31);
-}
-
 static float random_unit(uint64_t *rng)
 {
-    return (float)(random_u64(rng) >> 40) * (1.0f / 16777216.0f);
+    return (float)(vl_random_u64(rng) >> 40) * (1.0f / 16777216.0f);
 }
 
 static float random_between(uint64_t *rng, float low, float high)
@@ -70,7 +63,7 @@ static float random_between(uint64_t *rng, float low, float high)
 
 static int random_below(uint64_t *rng, int n)
 {
-    return (int)((random_u64(rng) >> 33) % (uint64_t)n);
+    return (int)((vl_random_u64(rng) >> 33) % (uint64_t)n);
 }
 
 int vl_world_place(float x, float y)
@@ -385,7 +378,7 @@ int vl_world_open(const struct vl_world_options *options, struct vl_world **ret)
         return -ENOMEM;
     world->options = *options;
     world->rng = options->seed ^ 0x766C6D6420776F72ULL;
-    world->texture_seed = random_u64(&world->rng);
+    world->texture_seed = vl_random_u64(&world->rng);
     world->next_id = 1;
     n = options->n_start >= 0 ? options->n_start : random_below(&world->rng, options->max_objects + 1);
     for (int i = 0; i < n; i++)
@@ -443,7 +436,7 @@ void vl_world_scene_at(const struct vl_world *world, double fraction, struct vl_
                    (uint64_t)(fraction * 4096);
     int gone = -1;
     *ret = (struct vl_world_scene){.texture_seed = world->texture_seed,
-                                   .noise_seed = random_u64(&rng),
+                                   .noise_seed = vl_random_u64(&rng),
                                    .noise = world->options.noise,
                                    .artefacts = world->options.artefacts};
     for (int i = 0; i < world->now.n_objects; i++) {

@@ -17,7 +17,7 @@ from PIL import Image
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(HERE)
 SOURCES = ["pipelines/world.c", "pipelines/world-draw.c", "bench/quiz.c"]
-HEADERS = ["pipelines/world.h", "bench/quiz.h"]
+HEADERS = ["base/random.h", "pipelines/world.h", "bench/quiz.h"]
 SIZE = 128
 MAX_OBJECTS = 5
 SHAPES = "circle square triangle star cross ring diamond moon".split()
