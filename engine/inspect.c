@@ -239,7 +239,7 @@ static void fill(struct vl_plan *p, const struct vl_machine *m, const struct vl_
     const struct vl_model_desc *d = m->desc;
     *p = (struct vl_plan){
         .weight_bytes = d->weight_bytes,
-        .scratch_bytes = s->run + s->encode + s->still,
+        .scratch_bytes = s->run + s->encode + s->still + s->looks,
         .session_bytes = s->session,
         .fork_bytes = d->frame_tokens ? s->fork : vl_machine_own_bytes(m, m->fork_tokens, 0),
         .kv_pool_bytes = s->pool,

@@ -8,6 +8,7 @@
 #include "engine/machine.h"
 
 #include "decoder/prune.h"
+#include "engine/session.h"
 #include "tokenprune/reducer.h"
 
 #include <inttypes.h>
@@ -189,7 +190,8 @@ static void measure(struct vl_machine *m, const struct vl_engine_opts *o, struct
         ret->still =
             d->still_scratch + larger(2 * vl_reducer_scratch(&shape), vl_reducer_scratch(&still)) + SLACK;
     }
-    ret->total = d->weight_bytes + ret->run + ret->encode + ret->still + ret->pool;
+    ret->looks = m->look_bytes = o->max_sessions * VL_SESSION_LOOKS * d->look_bytes;
+    ret->total = d->weight_bytes + ret->run + ret->encode + ret->still + ret->looks + ret->pool;
 }
 
 /* ---- open ---- */
@@ -221,7 +223,8 @@ static int over_budget(const struct vl_machine *m, const struct vl_machine_sizes
                         ", cache %" PRIu64 "), %" PRIu64 " MiB more than %s of %" PRIu64
                         " MiB; allow fewer streams or questions, or raise the budget",
                         m->desc->name, mib(s->total), mib(m->desc->weight_bytes),
-                        mib(s->run + s->encode + s->still), mib(s->pool), mib(missing), whose, mib(limit));
+                        mib(s->run + s->encode + s->still + s->looks), mib(s->pool), mib(missing), whose,
+                        mib(limit));
 }
 
 static int take_budget(struct vl_machine *m, const struct vl_engine_opts *o, const struct vl_machine_sizes *s,
@@ -331,7 +334,7 @@ void vl_machine_get_info(const struct vl_machine *m, struct vl_engine_info *ret)
         .default_window_frames = m->desc->default_window_frames,
         .max_image_tokens = m->desc->max_image_tokens,
         .weight_bytes = m->desc->weight_bytes,
-        .scratch_bytes = m->run_arena.cap + m->encode_arena.cap + m->still_arena.cap,
+        .scratch_bytes = m->run_arena.cap + m->encode_arena.cap + m->still_arena.cap + m->look_bytes,
         .kv_pool_bytes = m->pool_bytes,
     };
 }

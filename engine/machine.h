@@ -42,8 +42,8 @@ struct vl_machine {
     /* Questions without a stream have sequences of their own, for which a share of the pool is meant. */
     uint32_t own_tokens; /* of one: its pictures, words and reply */
     size_t own_bytes, own_used;
-    size_t pool_bytes;
-    struct vl_budget *budget; /* what was taken from it, given back by close; NULL: nothing */
+    size_t pool_bytes, look_bytes; /* look_bytes: of all streams, each of which has its own */
+    struct vl_budget *budget;      /* what was taken from it, given back by close; NULL: nothing */
     size_t budget_bytes;
 
     bool (*end_fork)(void *user); /* ends the oldest turn; false: there is none. Set by the scheduler */
@@ -59,6 +59,7 @@ void vl_machine_fill_opts(struct vl_engine_opts *o);
 struct vl_machine_sizes {
     size_t run, encode, still;  /* arenas */
     size_t session, fork, pool; /* of the cache: a stream's window, a question about it, all */
+    size_t looks;               /* of all streams: what the encoder compares */
     size_t total;               /* and the weights: what max_bytes is compared with */
 };
 int vl_machine_open_model(struct vl_machine *m, const struct vl_engine_opts *o, const struct vl_notes *notes,

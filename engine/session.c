@@ -7,7 +7,6 @@
 #include "engine/session.h"
 
 #include "base/clock.h"
-#include "model/model.h"
 
 #include <assert.h>
 #include <string.h>
@@ -150,13 +149,33 @@ static int set_window(const struct vl_machine *m, struct vl_session_plan *plan)
     return 0;
 }
 
+static int open_looks(struct vl_session *s, struct vl_error *err)
+{
+    const size_t n = s->m->desc->look_bytes;
+    if (n == 0)
+        return 0;
+    s->looks = calloc(VL_SESSION_LOOKS, n);
+    if (!s->looks)
+        return vl_error_set(err, -ENOMEM, "no memory for a session");
+    s->look = (struct vl_look){.rgb = s->looks};
+    s->before = (struct vl_look){.rgb = s->looks + n};
+    return 0;
+}
+
+void vl_session_forget_looks(struct vl_session *s)
+{
+    s->look.edge = s->before.edge = 0;
+}
+
 static int build(struct vl_session *s, struct vl_error *err)
 {
     s->ids_cap = s->m->max_frame_ids;
     s->ids = calloc(s->ids_cap, sizeof(*s->ids));
     if (!s->ids)
         return vl_error_set(err, -ENOMEM, "no memory for a session");
-    int r = render_sink(s, err);
+    int r = open_looks(s, err);
+    if (r == 0)
+        r = render_sink(s, err);
     if (r == 0)
         r = open_reducer(s, err);
     if (r == 0)
@@ -185,7 +204,9 @@ static void unbuild(struct vl_session *s)
     memset(&s->reducer, 0, sizeof(s->reducer));
     free(s->sink);
     free(s->ids);
+    free(s->looks);
     s->sink = s->ids = NULL;
+    s->looks = NULL;
     s->plan = vl_session_plan_unref(s->plan);
 }
 
@@ -258,6 +279,7 @@ int vl_session_reset(struct vl_session *s)
     int r = vl_kv_truncate(s->kv, s->n_sink);
     if (s->reducer.ops)
         s->reducer.ops->reset(s->reducer.state);
+    vl_session_forget_looks(s);
     s->stats.n_gaps++;
     vl_session_measure(s);
     return r;

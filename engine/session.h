@@ -5,6 +5,7 @@
 #include "engine/engine.h"
 #include "engine/voice.h"
 #include "kvcache/kv.h"
+#include "model/model.h"
 #include "tokenprune/reducer.h"
 
 /* Options of a session, checked and copied: made on the main thread, handed to the engine thread. */
@@ -34,6 +35,9 @@ enum vl_watch_phase {
     VL_WATCH_PHASES
 };
 
+/* The look under way and the one before it. */
+enum { VL_SESSION_LOOKS = 2 };
+
 /* When the frames of the visual window were taken, by unit number. */
 enum { VL_SESSION_MOMENTS = 1024 };
 struct vl_moment {
@@ -59,6 +63,9 @@ struct vl_session {
     struct vl_frame *frame;     /* of the turn under way */
     uint64_t unit;              /* of the last frame taken; 0 is the sink's */
     uint32_t n_visual;          /* its tokens that were kept */
+    struct vl_look look;        /* its pixels, when the encoder sees change */
+    struct vl_look before;      /* of the last frame that became part of the timeline */
+    uint8_t *looks;             /* what both point to, or NULL; they change places */
     uint32_t n_bad;             /* frames in a row that could not be taken in */
     bool have_clock;
     int64_t clock_ns, last_pts_ns, step_ns; /* media time since the first frame */
@@ -77,6 +84,8 @@ void vl_session_fail(struct vl_session *s, const struct vl_error *err); /* tells
 void vl_session_move(struct vl_session *s, enum vl_watch_phase to);
 /* A new view: everything after the sink is forgotten. */
 int vl_session_reset(struct vl_session *s);
+/* The frame that comes is compared with none, nor is the one after it with the frame under way. */
+void vl_session_forget_looks(struct vl_session *s);
 /* Brings stats.window_* up to date. */
 void vl_session_measure(struct vl_session *s);
 /* Is there a visible frame in [since, until] of the wall clock (0: open)? */

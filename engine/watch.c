@@ -28,6 +28,7 @@ int vl_watch_set_mailbox(struct vl_session *s, struct vl_mailbox *frames)
         vl_mailbox_set_wake(s->mailbox, NULL, NULL);
     (void)vl_mailbox_unref(s->mailbox);
     s->mailbox = frames;
+    vl_session_forget_looks(s); /* another source shows something else */
     return 0;
 }
 
@@ -94,11 +95,20 @@ static void count_frame(struct vl_session *s, uint32_t n_tokens)
     s->moment[s->unit % VL_SESSION_MOMENTS] = (struct vl_moment){s->unit, s->wall_ns};
 }
 
+/* The look that is now part of the timeline is what the next one is compared with. */
+static void keep_look(struct vl_session *s)
+{
+    const struct vl_look older = s->before;
+    s->before = s->look;
+    s->look = older;
+}
+
 static int seen(struct vl_session *s)
 {
     uint32_t gone = 0, before = vl_kv_n_committed(s->kv);
     vl_kv_commit(s->kv);
     count_frame(s, vl_kv_n_committed(s->kv) - before);
+    keep_look(s);
     int r = vl_voice_evict(&s->voice, 0, &gone);
     if (r < 0)
         return r;
@@ -135,6 +145,8 @@ static void advance_clock(struct vl_session *s, int64_t pts_ns)
 static int begin_frame(struct vl_session *s)
 {
     struct vl_frame *f = s->frame;
+    if (f->flags & VL_FRAME_GAP)
+        vl_session_forget_looks(s);
     if ((f->flags & VL_FRAME_GAP) && s->stats.window_frames) {
         int r = vl_session_reset(s);
         if (r < 0)
@@ -150,7 +162,9 @@ static int begin_frame(struct vl_session *s)
     const struct vl_unit unit = {.frame = &s->frame,
                                  .n_frames = 1,
                                  .budget = s->plan->opts.visual_budget,
-                                 .reducer = s->reducer.ops ? &s->reducer : NULL};
+                                 .reducer = s->reducer.ops ? &s->reducer : NULL,
+                                 .before = s->looks ? &s->before : NULL,
+                                 .look = s->looks ? &s->look : NULL};
     /* What comes from outside may be a picture that no encoder takes. That is the frame's fault. */
     int r = vl_model_arch(s->m->model)->encode_begin(s->m->model, s->m->encode, &unit, 1);
     return r < 0 ? abandon(s, strerror(-r)) : 0;

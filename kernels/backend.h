@@ -102,7 +102,7 @@ struct vl_backend_ops {
                  const struct vl_kv_view *kv, const struct vl_probe_params *p);
     /* y [gh * gw, 3 * patch * patch] = (img / 255 - mean) / std, elements ordered (channel, y, x) as a
      * convolution kernel is; img [H, W, 3] u8 with H >= gh * patch, W >= gw * patch, gw = W / patch: the rest
-     * is dropped. */
+     * is dropped. std is not 0; with all its signs turned, so is every bit of sign in y, and nothing else. */
     int (*patchify)(struct vl_exec *x, struct vl_tensor *y, const struct vl_tensor *img, uint32_t patch,
                     const float mean[3], const float std[3]);
     /* same shape; converts between f32, f16, bf16 (and copies equal dtypes); host <-> device too; strided

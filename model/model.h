@@ -30,6 +30,13 @@ struct vl_weights;
 struct vl_model;  /* process lifetime: description, packed weights, tokenizer; one owner */
 struct vl_encode; /* one pass of the encoder under way; one owner, engine lifetime */
 
+/* The pixels of a look, kept for the next of the same stream: an encoder that sees change (desc.look_bytes)
+ * takes both. The memory is the caller's. */
+struct vl_look {
+    uint8_t *rgb;  /* [look_bytes], of which [edge, edge, 3] are in use */
+    uint32_t edge; /* 0: there was no look */
+};
+
 /* What the encoder takes at once: a frame of a video, which is one view, or a picture that is looked at
  * closely, which may be many. Frames are borrowed until encode_begin returns, the reducer until the tokens
  * are there or the next unit is begun: it is asked for its stages before and in the encoder, and whether it
@@ -40,6 +47,10 @@ struct vl_unit {
     bool still;
     uint32_t budget;                  /* tokens that a view may keep; 0: all */
     const struct vl_reducer *reducer; /* or NULL */
+    /* Of frames, or NULL both, and not the same. What this frame is compared with: none and one of another
+     * size count as no look. And where its own pixels go, read by nobody before the caller's next begin. */
+    const struct vl_look *before;
+    struct vl_look *look;
 };
 
 /* A rendered prompt, appended to piece by piece in memory the caller gave: ids, and -1 for each visual
@@ -132,6 +143,7 @@ struct vl_model_desc {
     uint32_t frame_tokens;     /* visual tokens of one view, of which a video frame is one; 0: no eyes */
     uint32_t max_image_tokens; /* of the costliest still picture */
     uint32_t n_encode_layers;  /* layers of one view */
+    size_t look_bytes;         /* of vl_look's pixels; 0: each frame is seen alone */
     uint32_t view_patches, d_vision;        /* patches of one view, and their width in the encoder */
     uint32_t default_window_frames;         /* frames that the commentary should keep */
     uint32_t max_batch;                     /* tokens a run may take at once; run_scratch is sized for it */

@@ -161,6 +161,8 @@ static int smolvlm_open(struct vl_model *m, const struct vl_weights *text, const
     m->desc.n_encode_layers = s->vit.n_layers;
     m->desc.view_patches = s->vit.grid * s->vit.grid;
     m->desc.d_vision = s->vit.d_model;
+    if (s->vit.sees_change)
+        m->desc.look_bytes = 3 * (size_t)s->vit.image_size * s->vit.image_size;
     m->desc.default_window_frames = WINDOW_FRAMES;
     return 0;
 }
@@ -302,12 +304,35 @@ static void smolvlm_encode_free(struct vl_encode *e)
     e->family = NULL;
 }
 
-/* The square's bytes to the device, cut into patches there, and the first linear map. */
-static int begin_view(const struct smolvlm *s, struct smolvlm_encode *f, struct vl_exec *x,
-                      const struct vl_tensor *square)
+/* The patches of the look before, minus those of img: what patchify gives for the one, plus what it gives for
+ * the other with the sign turned. Exactly 0 where nothing has changed. */
+static int take_change(const struct smolvlm *s, struct smolvlm_encode *f, struct vl_exec *x,
+                       const struct vl_tensor *img, const struct vl_look *before, struct vl_tensor *change)
 {
     const struct vl_vit *v = &s->vit;
-    struct vl_tensor img, patches;
+    const float minus[3] = {-v->std[0], -v->std[1], -v->std[2]};
+    const struct vl_tensor host = vl_tensor_3d(before->rgb, VL_U8, f->edge, f->edge, 3);
+    struct vl_tensor was, now;
+    int r = vl_scratch_2d(x, change, VL_F32, f->grid * f->grid, 3 * v->patch * v->patch);
+    const size_t mark = vl_arena_mark(x->scratch);
+    if (r == 0 && (r = vl_scratch_3d(x, &was, VL_U8, f->edge, f->edge, 3)) == 0 &&
+        (r = vl_scratch_2d(x, &now, VL_F32, change->dim[0], change->dim[1])) == 0 &&
+        (r = x->ops->copy(x, &was, &host)) == 0 &&
+        (r = x->ops->patchify(x, change, &was, v->patch, v->mean, v->std)) == 0 &&
+        (r = x->ops->patchify(x, &now, img, v->patch, v->mean, minus)) == 0)
+        r = x->ops->add(x, change, change, &now);
+    vl_arena_reset(x->scratch, mark);
+    vl_tap(x, change, "change");
+    return r;
+}
+
+/* The square's bytes to the device, cut into patches there, and the first linear map. before: or NULL. */
+static int begin_view(const struct smolvlm *s, struct smolvlm_encode *f, struct vl_exec *x,
+                      const struct vl_tensor *square, const struct vl_look *before)
+{
+    const struct vl_vit *v = &s->vit;
+    const bool compared = v->sees_change && before && before->edge == f->edge;
+    struct vl_tensor img, patches, change;
     int r;
     if ((r = vl_scratch_3d(x, &img, VL_U8, square->dim[0], square->dim[1], 3)) ||
         (r = vl_scratch_2d(x, &patches, VL_F32, f->grid * f->grid, 3 * v->patch * v->patch)) ||
@@ -316,7 +341,11 @@ static int begin_view(const struct smolvlm *s, struct smolvlm_encode *f, struct 
     vl_tap(x, &img, "pixels");
     r = x->ops->patchify(x, &patches, &img, v->patch, v->mean, v->std);
     vl_tap(x, &patches, "patches");
-    return r ? r : vl_vit_begin(&f->pass, v, x, &patches, f->grid, &f->vit, f->reducer);
+    if (r == 0 && compared)
+        r = take_change(s, f, x, &img, before, &change);
+    return r ? r
+             : vl_vit_begin(&f->pass, v, x, &patches, compared ? &change : NULL, f->grid, &f->vit,
+                            f->reducer);
 }
 
 static int begin_still(const struct smolvlm *s, struct smolvlm_encode *f, struct vl_exec *x,
@@ -331,15 +360,30 @@ static int begin_still(const struct smolvlm *s, struct smolvlm_encode *f, struct
     return r;
 }
 
+static int begin_frame(const struct smolvlm *s, struct smolvlm_encode *f, struct vl_exec *x,
+                       const struct vl_unit *u, const struct vl_view *view)
+{
+    struct vl_tensor square;
+    int r = vl_preprocess_run(&f->pre, x->workers, u->frame[0], view, &square);
+    if (r == 0)
+        r = begin_view(s, f, x, &square, u->before);
+    if (r == 0 && u->look && s->vit.sees_change) {
+        memcpy(u->look->rgb, square.data, vl_tensor_bytes(&square));
+        u->look->edge = f->edge;
+    }
+    return r;
+}
+
 static int smolvlm_encode_begin(const struct vl_model *m, struct vl_encode *e, const struct vl_unit *u,
                                 uint32_t n_units)
 {
     const struct smolvlm *s = family(m);
     struct smolvlm_encode *f = e->family;
     struct vl_view view[VL_MODEL_MAX_VIEWS];
-    struct vl_tensor square;
     uint32_t n_views = VL_MODEL_MAX_VIEWS;
     vl_arena_reset(e->x->scratch, e->mark);
+    if (u->look)
+        u->look->edge = 0;
     if (n_units != 1 || u->still != e->stills)
         return -EINVAL;
     int r = smolvlm_views(m, u, view, &n_views);
@@ -353,8 +397,7 @@ static int smolvlm_encode_begin(const struct vl_model *m, struct vl_encode *e, c
     f->n_views = 1;
     if (u->still)
         return begin_still(s, f, e->x, u->frame[0]);
-    r = vl_preprocess_run(&f->pre, e->x->workers, u->frame[0], view, &square);
-    return r < 0 ? r : begin_view(s, f, e->x, &square);
+    return begin_frame(s, f, e->x, u, view);
 }
 
 static bool wants_saliency(const struct smolvlm_encode *f)
@@ -430,7 +473,7 @@ static int begin_next_view(const struct smolvlm *s, struct smolvlm_encode *f, st
     struct vl_tensor square;
     vl_arena_reset(x->scratch, f->mark);
     if ((r = still_view(f, x->workers, &square)) == 0)
-        r = begin_view(s, f, x, &square);
+        r = begin_view(s, f, x, &square, NULL);
     return r < 0 ? r : VL_ENCODE_MORE;
 }
 

@@ -57,6 +57,8 @@ static int read_pixels(struct vl_vit *v, const struct vl_weights *w, struct vl_e
     return 0;
 }
 
+static const char delta_name[] = "v.patch_embd.delta.weight";
+
 int vl_vit_init(struct vl_vit *v, const struct vl_weights *w, struct vl_error *err)
 {
     *v = (struct vl_vit){.eps = 1e-6f};
@@ -75,6 +77,7 @@ int vl_vit_init(struct vl_vit *v, const struct vl_weights *w, struct vl_error *e
     if (v->d_model % v->n_heads)
         return vl_error_set(err, -EINVAL, "%s: width %u does not divide into %u heads", vl_weights_name(w),
                             v->d_model, v->n_heads);
+    v->sees_change = vl_weights_find(w, delta_name);
     v->layer = calloc(v->n_layers, sizeof(*v->layer));
     return v->layer ? 0 : vl_error_set(err, -ENOMEM, "no memory for %u layers", v->n_layers);
 }
@@ -129,6 +132,7 @@ int vl_vit_bind(struct vl_vit *v, struct vl_bind *b, struct vl_error *err)
     const struct vl_bind_row rows[] = {
         {"v.patch_embd.weight", VL_BIND_WEIGHT, {c, 3, v->patch, v->patch}, &v->patch_embd, false, NULL, 0},
         {"v.patch_embd.bias", VL_BIND_F32, {c}, &v->patch_b, false, NULL, 0},
+        {delta_name, VL_BIND_WEIGHT, {c, 3, v->patch, v->patch}, &v->delta, true, NULL, 0},
         {"v.position_embd.weight", VL_BIND_F32, {v->grid * v->grid, c}, &v->pos, false, NULL, 0},
         {"v.post_ln.weight", VL_BIND_F32, {c}, &v->post, false, NULL, 0},
         {"v.post_ln.bias", VL_BIND_F32, {c}, &v->post_b, false, NULL, 0},
@@ -225,16 +229,30 @@ static int add_places(struct vl_vit_pass *p, struct vl_exec *x)
     return r;
 }
 
+/* The patch embedding of two frames (ViViT, arXiv 2103.15691) whose kernels are delta for the earlier and
+ * patch_embd - delta for the later one: x = W now + D (before - now). What has not changed adds nothing. */
+static int add_change(struct vl_vit_pass *p, struct vl_exec *x, const struct vl_tensor *change)
+{
+    struct vl_tensor y;
+    const size_t mark = vl_arena_mark(x->scratch);
+    int r = vl_scratch_2d(x, &y, VL_F32, p->h.dim[0], p->h.dim[1]);
+    if (r == 0 && (r = x->ops->matmul(x, &y, change, &p->vit->delta)) == 0)
+        r = x->ops->add(x, &p->h, &p->h, &y);
+    vl_arena_reset(x->scratch, mark);
+    return r;
+}
+
 int vl_vit_begin(struct vl_vit_pass *p, const struct vl_vit *v, struct vl_exec *x,
-                 const struct vl_tensor *patches, uint32_t grid, struct vl_vit_host *host,
-                 const struct vl_reducer *reducer)
+                 const struct vl_tensor *patches, const struct vl_tensor *change, uint32_t grid,
+                 struct vl_vit_host *host, const struct vl_reducer *reducer)
 {
     *p = (struct vl_vit_pass){.vit = v, .grid = grid, .host = host, .reducer = reducer};
     int r;
-    if (grid == 0 || grid > v->grid || patches->dim[0] != grid * grid)
+    if (grid == 0 || grid > v->grid || patches->dim[0] != grid * grid || (change && !v->sees_change))
         return -EINVAL;
     fill_host(p);
-    if ((r = linear(x, &p->h, patches, &v->patch_embd, &v->patch_b)) || (r = add_places(p, x)))
+    if ((r = linear(x, &p->h, patches, &v->patch_embd, &v->patch_b)) ||
+        (change && (r = add_change(p, x, change))) || (r = add_places(p, x)))
         return r;
     vl_tap(x, &p->h, "vit.embed");
     return 0;

@@ -23,7 +23,9 @@ struct vl_vit {
     float eps;
     float mean[3], std[3];                /* of pixels in 0..1 */
     bool swapped_ffn;                     /* the file calls up down and down up, as converters once did */
+    bool sees_change;                     /* the file has delta, and a pass takes a change */
     struct vl_tensor patch_embd, patch_b; /* packed [d, 3 * patch * patch]; [d] */
+    struct vl_tensor delta;               /* packed as patch_embd */
     struct vl_tensor pos;                 /* [grid * grid, d] f32 */
     struct vl_tensor post, post_b;        /* [d] */
     struct vl_vit_layer *layer;           /* [n_layers], owned */
@@ -61,10 +63,12 @@ struct vl_vit_pass {
     uint32_t grid, next_layer;
 };
 enum { VL_VIT_MORE = 1 };
-/* patches: [grid * grid, 3 * patch * patch] f32, 1 <= grid <= vit->grid. Taps: vit.embed */
+/* patches: [grid * grid, 3 * patch * patch] f32, 1 <= grid <= vit->grid. change: the patches of the look
+ * before minus these, or NULL when there was none; -EINVAL for an encoder that does not see it. Taps:
+ * vit.embed */
 int vl_vit_begin(struct vl_vit_pass *p, const struct vl_vit *v, struct vl_exec *x,
-                 const struct vl_tensor *patches, uint32_t grid, struct vl_vit_host *host,
-                 const struct vl_reducer *reducer);
+                 const struct vl_tensor *patches, const struct vl_tensor *change, uint32_t grid,
+                 struct vl_vit_host *host, const struct vl_reducer *reducer);
 /* Up to n_layers further blocks; 0: all are done and the last norm is in h. VL_VIT_MORE: go on. Taps: vit.N,
  * vit.post. When the reducer wants saliency, host->saliency then has the attention that each patch received
  * in the last layer, the sum over all its queries and the mean over heads; merged patches share theirs

@@ -272,7 +272,7 @@ static uint32_t pass(struct encoder *e, const float *h, const struct vl_reducer 
     struct vl_vit_pass p;
     assert_int_equal(vl_scratch_2d(&e->x, &patches, VL_F32, n, wide), 0);
     memset(patches.data, 0, vl_tensor_bytes(&patches));
-    assert_int_equal(vl_vit_begin(&p, &e->vit, &e->x, &patches, e->vit.grid, &e->host, red), 0);
+    assert_int_equal(vl_vit_begin(&p, &e->vit, &e->x, &patches, NULL, e->vit.grid, &e->host, red), 0);
     memcpy(p.h.data, h, (size_t)n * d * sizeof(*h));
     int r;
     while ((r = vl_vit_step(&p, &e->x, 1)) == VL_VIT_MORE)
