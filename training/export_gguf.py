@@ -112,6 +112,8 @@ def export_vision(encoder, path):
     p = ENCODER["patch"]
     add_f32(w, "v.patch_embd.weight", encoder["embed.weight"].reshape(-1, 3, p, p))
     add_f32(w, "v.patch_embd.bias", encoder["embed.bias"])
+    if "delta.weight" in encoder:
+        add_f32(w, "v.patch_embd.delta.weight", encoder["delta.weight"].reshape(-1, 3, p, p))
     add_f32(w, "v.position_embd.weight", encoder["position"])
     for i in range(ENCODER["layers"]):
         b, o = f"blocks.{i}.", f"v.blk.{i}."

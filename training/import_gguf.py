@@ -46,7 +46,9 @@ def decoder_state(path):
 def encoder_state(path):
     state = {}
     for name, t in tensors(path).items():
-        if name.startswith("v.patch_embd"):
+        if name == "v.patch_embd.delta.weight":
+            state["delta.weight"] = t.flatten(1)
+        elif name.startswith("v.patch_embd"):
             state["embed." + name.split(".")[-1]] = t.flatten(1) if t.ndim > 1 else t
         elif name == "v.position_embd.weight":
             state["position"] = t
