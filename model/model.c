@@ -317,13 +317,12 @@ static const struct vl_reducer_ops dry_ops[] = {
     {.name = "dry", .wants_saliency = true, .in_encoder = dry_in_encoder},
 };
 
-/* A frame of one view, or a still in the shape that makes fewest views: scratch is the same for all. u
- * has no pixels yet. */
+/* A frame of one view, or a still in the shape that makes fewest views: scratch is the same for all. u has no
+ * frame yet, and its frame no pixels: a few bytes of mmproj can ask for pictures so large that to make them
+ * takes seconds. */
 static int dry_encode(const struct vl_model *m, struct vl_exec *x, struct vl_unit u)
 {
-    static const uint8_t grey[64];
-    struct vl_frame frame = {
-        .plane = {grey}, .stride = {64}, .width = 64, .height = 1, .format = VL_PIXFMT_GRAY8};
+    struct vl_frame frame = {.width = 64, .height = 1, .format = VL_PIXFMT_GRAY8};
     struct vl_frame *frames[] = {&frame};
     vl_auto(vl_encode) e = NULL;
     struct vl_visual_tokens tok;

@@ -224,11 +224,9 @@ static bool fits(const struct vl_preprocess *p, const struct vl_frame *f, const 
            v->out_w <= p->max_out && v->out_h <= p->max_out;
 }
 
-int vl_preprocess_run(struct vl_preprocess *p, struct vl_workers *workers, const struct vl_frame *f,
-                      const struct vl_view *v, struct vl_tensor *ret)
+static int resize_view(struct vl_preprocess *p, struct vl_workers *workers, const struct vl_frame *f,
+                       const struct vl_view *v)
 {
-    if (!fits(p, f, v))
-        return -EINVAL;
     struct vl_resize_axis *a = p->axis;
     struct vl_resize first = {.across = &a[0],
                               .down = &a[1],
@@ -236,27 +234,30 @@ int vl_preprocess_run(struct vl_preprocess *p, struct vl_workers *workers, const
                               .view = v,
                               .rows = p->rows,
                               .rows_size = p->rows_size,
-                              .dst = p->out};
+                              .dst = v->mid_w ? p->mid : p->out};
+    struct vl_resize second = {.across = &a[2],
+                               .down = &a[3],
+                               .src = p->mid,
+                               .rows = p->rows,
+                               .rows_size = p->rows_size,
+                               .dst = p->out};
     vl_resize_axis_set(&a[0], p->filter, v->src_w, v->mid_w ? v->mid_w : v->out_w);
     vl_resize_axis_set(&a[1], p->filter, v->src_h, v->mid_h ? v->mid_h : v->out_h);
-    if (v->mid_w)
-        first.dst = p->mid;
     int r = vl_resize_run(&first, workers);
-    if (r < 0)
+    if (r < 0 || !v->mid_w)
         return r;
-    if (v->mid_w) {
-        struct vl_resize second = {.across = &a[2],
-                                   .down = &a[3],
-                                   .src = p->mid,
-                                   .rows = p->rows,
-                                   .rows_size = p->rows_size,
-                                   .dst = p->out};
-        vl_resize_axis_set(&a[2], p->filter, v->mid_w, v->out_w);
-        vl_resize_axis_set(&a[3], p->filter, v->mid_h, v->out_h);
-        r = vl_resize_run(&second, workers);
-        if (r < 0)
-            return r;
-    }
-    *ret = vl_tensor_3d(p->out, VL_U8, v->out_h, v->out_w, 3);
-    return 0;
+    vl_resize_axis_set(&a[2], p->filter, v->mid_w, v->out_w);
+    vl_resize_axis_set(&a[3], p->filter, v->mid_h, v->out_h);
+    return vl_resize_run(&second, workers);
+}
+
+int vl_preprocess_run(struct vl_preprocess *p, struct vl_workers *workers, const struct vl_frame *f,
+                      const struct vl_view *v, struct vl_tensor *ret)
+{
+    if (!fits(p, f, v))
+        return -EINVAL;
+    int r = f->plane[0] ? resize_view(p, workers, f, v) : 0;
+    if (r == 0)
+        *ret = vl_tensor_3d(p->out, VL_U8, v->out_h, v->out_w, 3);
+    return r;
 }

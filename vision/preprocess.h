@@ -37,7 +37,8 @@ int vl_preprocess_init(struct vl_preprocess *p, enum vl_filter filter, uint32_t 
 void vl_preprocess_done(struct vl_preprocess *p); /* accepts a zeroed or half-made one */
 
 /* *ret [out_h, out_w, 3] u8 in p's memory, good until the next call. The frame is borrowed for the call;
- * workers NULL: this thread alone. -EINVAL: a view that does not lie in the frame, or is too large. */
+ * workers NULL: this thread alone. A frame without planes, as a dry run has it, is checked and no pixel is
+ * made. -EINVAL: a view that does not lie in the frame, or is too large. */
 int vl_preprocess_run(struct vl_preprocess *p, struct vl_workers *workers, const struct vl_frame *f,
                       const struct vl_view *view, struct vl_tensor *ret);
 

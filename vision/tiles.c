@@ -110,6 +110,9 @@ int vl_tiles_take(struct vl_tiles *t, struct vl_workers *workers, const struct v
         return -EINVAL;
     struct vl_tile_plan *p = &t->plan;
     vl_tile_plan_init(p, f->width, f->height, t->longest, t->tile);
+    t->no_pixels = !f->plane[0];
+    if (t->no_pixels)
+        return 0;
     const struct vl_view all = {.src_w = f->width, .src_h = f->height};
     struct vl_resize r = {.frame = f, .view = &all, .dst = t->big};
     return run(t, workers, 0, &r, (const uint32_t[]){f->width, f->height, p->big_w, p->big_h});
@@ -119,6 +122,8 @@ int vl_tiles_cut(struct vl_tiles *t, struct vl_workers *workers)
 {
     const struct vl_tile_plan *p = &t->plan;
     struct vl_resize stretch = {.src = t->big, .dst = t->cut}, shrink = {.src = t->cut, .dst = t->overview};
+    if (t->no_pixels)
+        return 0;
     int r = run(t, workers, 1, &stretch, (const uint32_t[]){p->big_w, p->big_h, p->cut_w, p->cut_h});
     return r < 0 ? r : run(t, workers, 2, &shrink, (const uint32_t[]){p->cut_w, p->cut_h, t->tile, t->tile});
 }

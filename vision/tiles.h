@@ -10,6 +10,8 @@
 #include "kernels/tensor.h"
 #include "vision/preprocess.h"
 
+#include <stdbool.h>
+
 /* The sizes that a picture goes through. */
 struct vl_tile_plan {
     uint32_t big_w, big_h; /* its longest edge is `longest` */
@@ -31,13 +33,15 @@ struct vl_tiles {
     struct vl_resize_axis axis[6]; /* to big, to cut, to the overview: horizontal, vertical */
     uint8_t *rows, *big, *cut, *overview;
     size_t rows_size;
+    bool no_pixels; /* were taken: nothing is made of them */
 };
 enum { VL_TILES_MAX_LONGEST = 4096 };
 /* Pictures of up to max_side. -EINVAL: longest beyond VL_TILES_MAX_LONGEST, or less than a tile; -ENOMEM. */
 int vl_tiles_init(struct vl_tiles *t, uint32_t max_side, uint32_t longest, uint32_t tile);
 void vl_tiles_done(struct vl_tiles *t); /* accepts a zeroed or half-made one */
 
-/* Takes the frame's pixels: the frame may go. -EINVAL: longer than max_side. */
+/* Takes the frame's pixels: the frame may go. One without planes, as a dry run has it, leaves views of the
+ * right sizes and makes no pixel. -EINVAL: longer than max_side. */
 int vl_tiles_take(struct vl_tiles *t, struct vl_workers *workers, const struct vl_frame *f);
 /* Makes the views of what was taken. */
 int vl_tiles_cut(struct vl_tiles *t, struct vl_workers *workers);

@@ -106,6 +106,38 @@ static void test_frame_path(void **state)
     test_taps_close(&taps);
 }
 
+/* In a dry run: a view has its size, and what was in it stays. */
+static void test_a_frame_without_pixels_has_sizes_alone(void **state)
+{
+    (void)state;
+    uint8_t pixels[3 * 100] = {0};
+    const struct vl_frame f = test_frame_rgb(pixels, 10, 10),
+                          none = {.width = 20, .height = 10, .format = VL_PIXFMT_GRAY8};
+    struct vl_view v = {.src_w = 10, .src_h = 10, .out_w = 8, .out_h = 8};
+    struct vl_preprocess p;
+    struct vl_tensor t;
+    assert_int_equal(vl_preprocess_init(&p, VL_FILTER_LANCZOS, 20, 16), 0);
+    assert_int_equal(vl_preprocess_run(&p, NULL, &f, &v, &t), 0);
+    ((uint8_t *)t.data)[0] = 99;
+    vl_view_squash(&v, 20, 10, 16);
+    assert_int_equal(vl_preprocess_run(&p, NULL, &none, &v, &t), 0);
+    assert_int_equal(t.dim[0], 16);
+    assert_int_equal(t.dim[1], 16);
+    assert_int_equal(((const uint8_t *)t.data)[0], 99);
+    vl_preprocess_done(&p);
+    struct vl_tiles s;
+    assert_int_equal(vl_tiles_init(&s, 20, 32, 16), 0);
+    assert_int_equal(vl_tiles_take(&s, NULL, &none), 0);
+    assert_int_equal(vl_tiles_cut(&s, NULL), 0);
+    assert_int_equal(s.plan.n_views, 3);
+    for (uint32_t i = 0; i < s.plan.n_views; i++) {
+        t = vl_tiles_view(&s, i);
+        assert_int_equal(t.dim[0], 16);
+        assert_int_equal(t.dim[1], 16);
+    }
+    vl_tiles_done(&s);
+}
+
 static void test_refuses(void **state)
 {
     (void)state;
@@ -123,8 +155,11 @@ static void test_refuses(void **state)
     struct vl_preprocess p;
     struct vl_tensor t;
     assert_int_equal(vl_preprocess_init(&p, VL_FILTER_LANCZOS, 10, 16), 0);
-    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
+    const struct vl_frame no_pixels = {.width = 10, .height = 10, .format = VL_PIXFMT_GRAY8};
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
         assert_int_equal(vl_preprocess_run(&p, NULL, &f, &bad[i], &t), -EINVAL);
+        assert_int_equal(vl_preprocess_run(&p, NULL, &no_pixels, &bad[i], &t), -EINVAL);
+    }
     vl_preprocess_done(&p);
     assert_int_equal(vl_preprocess_init(&p, VL_FILTER_LANCZOS, 0, 16), -EINVAL);
     vl_preprocess_done(&p);
@@ -359,6 +394,7 @@ int main(void)
         cmocka_unit_test(test_rows),
         cmocka_unit_test(test_squares),
         cmocka_unit_test(test_frame_path),
+        cmocka_unit_test(test_a_frame_without_pixels_has_sizes_alone),
         cmocka_unit_test(test_refuses),
         cmocka_unit_test(test_yuv),
         cmocka_unit_test(test_tile_plans),
