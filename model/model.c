@@ -317,20 +317,28 @@ static const struct vl_reducer_ops dry_ops[] = {
     {.name = "dry", .wants_saliency = true, .in_encoder = dry_in_encoder},
 };
 
-/* A frame of one view, or a still in the shape that makes fewest views: scratch is the same for all. u has no
- * frame yet, and its frame no pixels: a few bytes of mmproj can ask for pictures so large that to make them
- * takes seconds. */
-static int dry_encode(const struct vl_model *m, struct vl_exec *x, struct vl_unit u)
+/* A frame of one view, or a still in the shape that makes fewest views: scratch is the same for all. It has
+ * no pixels: a few bytes of mmproj can ask for pictures so large that to make them takes seconds. Nor has the
+ * look before, of which a frame that can be compared needs the size alone. */
+static int dry_encode(const struct vl_model *m, struct vl_exec *x, bool still,
+                      const struct vl_reducer *reducer)
 {
     struct vl_frame frame = {.width = 64, .height = 1, .format = VL_PIXFMT_GRAY8};
     struct vl_frame *frames[] = {&frame};
+    struct vl_unit unit = {.frame = frames, .n_frames = 1, .still = still, .reducer = reducer};
+    struct vl_look before = {.rgb = NULL};
+    struct vl_view view;
     vl_auto(vl_encode) e = NULL;
     struct vl_visual_tokens tok;
-    u.frame = frames;
-    u.n_frames = 1;
-    int r = vl_encode_new(&e, m, x, u.still);
+    uint32_t n_views = 1;
+    int r = vl_encode_new(&e, m, x, still);
+    if (r == 0 && !still && m->desc.look_bytes) {
+        r = m->arch->views(m, &unit, &view, &n_views);
+        before.edge = view.out_w;
+        unit.before = &before;
+    }
     if (r == 0)
-        r = m->arch->encode_begin(m, e, &u, 1);
+        r = m->arch->encode_begin(m, e, &unit, 1);
     if (r == 0)
         while ((r = m->arch->encode_step(e, 1, &tok)) == VL_ENCODE_MORE)
             ;
@@ -382,28 +390,16 @@ static int dry_run(struct vl_model *m, struct vl_exec *x)
     return r;
 }
 
-/* The arena that frames need, or stills; cost: without a reducer, of a frame that has one before it. */
+/* The arena that frames need, or stills; cost: without a reducer. */
 static int dry_encodes(const struct vl_model *m, struct vl_exec *x, void *memory, bool still,
                        struct vl_model_cost *ret_cost, size_t *ret_scratch)
 {
-    const bool sees_change = !still && m->desc.look_bytes;
-    vl_autofree uint8_t *rgb = sees_change ? malloc(m->desc.look_bytes) : NULL;
-    struct vl_look look = {.rgb = rgb};
-    struct vl_unit u = {.still = still};
-    int r = sees_change && !rgb ? -ENOMEM : 0;
-    vl_arena_init(x->scratch, memory, dry_scratch);
-    if (r == 0 && sees_change) {
-        r = dry_encode(m, x, (struct vl_unit){.look = &look});
-        u.before = &look;
-    }
     struct vl_model_cost before = cost_since(x, (struct vl_model_cost){0});
-    if (r == 0)
-        r = dry_encode(m, x, u);
+    vl_arena_init(x->scratch, memory, dry_scratch);
+    int r = dry_encode(m, x, still, NULL);
     *ret_cost = cost_since(x, before);
-    for (size_t i = 0; r == 0 && i < sizeof(dry_ops) / sizeof(dry_ops[0]); i++) {
-        u.reducer = &(struct vl_reducer){.ops = &dry_ops[i]};
-        r = dry_encode(m, x, u);
-    }
+    for (size_t i = 0; r == 0 && i < sizeof(dry_ops) / sizeof(dry_ops[0]); i++)
+        r = dry_encode(m, x, still, &(struct vl_reducer){.ops = &dry_ops[i]});
     *ret_scratch = x->scratch->peak;
     return r;
 }

@@ -301,7 +301,7 @@ static int run_probe(struct env *e, const struct test_case *c)
 static int run_patchify(struct env *e, const struct test_case *c)
 {
     uint32_t patch = c->d[2], gh = c->d[0] / patch, gw = c->d[1] / patch;
-    static const float mean[] = {0.5f, 0.48145466f, 0.4f}, std[] = {0.5f, 0.26862954f, 0.25f};
+    static const float mean[] = {0.5f, 0.48145466f, 0.4f}, std[] = {0.5f, -0.26862954f, 0.25f};
     struct buf *y = make2(e, VL_F32, gh * gw, 3 * patch * patch, c->pad);
     struct buf *img = fill(e, make(e, VL_U8, 3, (const uint32_t[]){c->d[0], c->d[1], 3}, 0));
     return e->x.ops->patchify(&e->x, &y->dev, &img->dev, patch, mean, std);

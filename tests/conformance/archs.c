@@ -4,8 +4,9 @@
  * What model/model.h promises, for every registered family and every tiny pair in tests/golden/<family>/ (a
  * family without eyes takes every text file in tests/golden/): the null backend accepts it and the scratch it
  * measured is enough; n tokens at once are n steps; a cut, a fork, a truncation, an eviction, a second
- * sequence in the batch or a second worker change nothing; and there is room for what reducers ask of an
- * encoder.
+ * sequence in the batch or a second worker change nothing; there is room for what reducers ask of an encoder;
+ * and a look before counts when it was of the same size and shows something else. Where looks count, no frame
+ * here is the first.
  */
 #include "base/workers.h"
 #include "model/model_private.h"
@@ -28,6 +29,8 @@ struct machine {
     const struct vl_arch *arch;
     struct vl_encode *e;
     struct vl_kv_pool *pool;
+    uint8_t *pixels; /* [2, look_bytes], of an encoder that sees change; noise in the first */
+    struct vl_look before;
 };
 
 /* A prompt and what fills its places. */
@@ -78,6 +81,9 @@ static void give_memory(struct machine *k)
         fail_msg("%s", err.msg);
     if (family->projector)
         assert_int_equal(vl_encode_new(&k->e, k->m, &k->ex, false), 0);
+    k->pixels = malloc(2 * k->d->look_bytes + 1);
+    for (size_t i = 0; i < k->d->look_bytes; i++)
+        k->pixels[i] = (uint8_t)(i * 2654435761u >> 24);
 }
 
 static void machine_open(struct machine *k, const char *stem, unsigned n_threads)
@@ -90,6 +96,7 @@ static void machine_open(struct machine *k, const char *stem, unsigned n_threads
 
 static void machine_close(struct machine *k)
 {
+    free(k->pixels);
     vl_encode_unref(k->e);
     vl_kv_pool_unref(k->pool);
     vl_model_unref(k->m);
@@ -113,15 +120,23 @@ static struct vl_kv *new_kv(struct machine *k, const char *policy)
 
 /* ---- prompts ---- */
 
+/* A look of this view's size before it, or NULL. */
+static const struct vl_look *look_before(struct machine *k, const struct vl_view *view)
+{
+    k->before = (struct vl_look){.rgb = k->pixels, .edge = view->out_w};
+    return k->d->look_bytes ? &k->before : NULL;
+}
+
 static void begin(struct machine *k, uint32_t w, uint32_t h)
 {
     uint8_t *pixels = test_picture(w, h);
     struct vl_frame frame = test_frame_rgb(pixels, w, h), *frames[] = {&frame};
-    const struct vl_unit unit = {.frame = frames, .n_frames = 1};
+    struct vl_unit unit = {.frame = frames, .n_frames = 1};
     struct vl_view view;
     uint32_t n_views = 1;
     assert_int_equal(k->arch->views(k->m, &unit, &view, &n_views), 0);
     assert_int_equal(view.n_tokens, k->d->frame_tokens);
+    unit.before = look_before(k, &view);
     assert_int_equal(k->arch->encode_begin(k->m, k->e, &unit, 1), 0);
     free(pixels);
 }
@@ -680,16 +695,17 @@ static uint32_t encode_reduced(struct machine *k, const struct vl_reducer *red, 
     const uint32_t h = still ? 9 : 40; /* a sliver is cut into the fewest tiles */
     uint8_t *pixels = test_picture(61, h);
     struct vl_frame frame = test_frame_rgb(pixels, 61, h), *frames[] = {&frame};
-    const struct vl_unit unit = {.frame = frames,
-                                 .n_frames = 1,
-                                 .still = still,
-                                 .budget = (k->d->frame_tokens + 1) / 2,
-                                 .reducer = red};
+    struct vl_unit unit = {.frame = frames,
+                           .n_frames = 1,
+                           .still = still,
+                           .budget = (k->d->frame_tokens + 1) / 2,
+                           .reducer = red};
     struct vl_view view[VL_MODEL_MAX_VIEWS];
     struct vl_visual_tokens tok;
     uint32_t n_views = VL_MODEL_MAX_VIEWS;
     assert_int_equal(vl_encode_new(&e, k->m, &k->ex, still), 0);
     assert_int_equal(k->arch->views(k->m, &unit, view, &n_views), 0);
+    unit.before = still ? NULL : look_before(k, view);
     assert_int_equal(k->arch->encode_begin(k->m, e, &unit, 1), 0);
     free(pixels);
     int r;
@@ -743,6 +759,52 @@ static void check_reducers(struct machine *k)
     }
 }
 
+/* ---- the look before ---- */
+
+/* The rows of a frame of w x 40, which go to ret, and its look. */
+static size_t look_at(struct machine *k, uint32_t w, const struct vl_look *before, struct vl_look *look,
+                      float *ret)
+{
+    uint8_t *pixels = test_picture(w, 40);
+    struct vl_frame frame = test_frame_rgb(pixels, w, 40), *frames[] = {&frame};
+    const struct vl_unit unit = {.frame = frames, .n_frames = 1, .before = before, .look = look};
+    const size_t n = (size_t)k->d->frame_tokens * k->d->d_model;
+    struct vl_visual_tokens tok;
+    assert_int_equal(k->arch->encode_begin(k->m, k->e, &unit, 1), 0);
+    free(pixels);
+    finish(k, 1, &tok);
+    memcpy(ret, tok.feat.data, n * sizeof(*ret));
+    return n;
+}
+
+static void check_looks(struct machine *k)
+{
+    const size_t most = (size_t)k->d->frame_tokens * k->d->d_model;
+    float *alone = calloc(most, sizeof(*alone)), *got = calloc(most, sizeof(*got));
+    struct vl_look a = {.rgb = k->pixels}, b = {.rgb = k->pixels + k->d->look_bytes};
+    struct vl_frame none = {.format = VL_PIXFMT_RGB24}, *frames[] = {&none};
+    vl_arena_init(&k->encode_arena, k->encode_mem, k->d->encode_scratch);
+    size_t n = look_at(k, 61, NULL, NULL, alone);
+    look_at(k, 61, &b, &a, got);
+    same_bits("the first look", got, alone, n);
+    assert_true(a.edge > 0 && 3 * (size_t)a.edge * a.edge <= k->d->look_bytes);
+    look_at(k, 61, &a, &b, got);
+    same_bits("nothing has changed", got, alone, n);
+    assert_int_equal(b.edge, a.edge);
+    assert_memory_equal(b.rgb, a.rgb, 3 * (size_t)a.edge * a.edge);
+    look_at(k, 50, &a, &b, got);
+    look_at(k, 61, &b, &a, got);
+    assert_true(memcmp(got, alone, n * sizeof(*got)) != 0);
+    b.edge--;
+    look_at(k, 61, &b, &a, got);
+    same_bits("a look of another size before it", got, alone, n);
+    const struct vl_unit bad = {.frame = frames, .n_frames = 1, .look = &a};
+    assert_int_equal(k->arch->encode_begin(k->m, k->e, &bad, 1), -EINVAL);
+    assert_int_equal(a.edge, 0);
+    free(alone);
+    free(got);
+}
+
 static void check_bad_batch(struct machine *k, struct prompt *p)
 {
     struct vl_kv *kv = new_kv(k, NULL);
@@ -771,6 +833,8 @@ static void check_eyes(struct machine *k, struct prompt *p)
     check_render(k);
     check_stills(k);
     check_reducers(k);
+    if (k->d->look_bytes)
+        check_looks(k);
     vl_arena_init(&k->encode_arena, k->encode_mem, k->d->encode_scratch);
 }
 

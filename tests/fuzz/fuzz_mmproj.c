@@ -141,6 +141,7 @@ static const struct shape {
     {"v.blk.N.ffn_down.weight", true, {V_WIDTH, V_FF, NONE, NONE}},
     {"v.blk.N.ffn_down.bias", true, {V_WIDTH, NONE, NONE, NONE}},
     {"mm.model.fc.weight", true, {WIDTH, SHUFFLED, NONE, NONE}},
+    {"v.patch_embd.delta.weight", true, {V_WIDTH, THREE, PATCH, PATCH}},
 };
 enum { N_SHAPES = sizeof(shapes) / sizeof(*shapes) };
 

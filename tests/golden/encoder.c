@@ -2,7 +2,8 @@
 /* Copyright vlmd contributors */
 /*
  * What a reducer does before and in the encoder, on the tiny SmolVLM pairs: smaller views and saliency
- * against what Hugging Face computed; merging against the same pass without it, where nothing may change.
+ * against what Hugging Face computed; merging against the same pass without it, where nothing may change. And
+ * a look compared with the one before it, against PyTorch's convolution over both.
  */
 #include "model/model_private.h"
 #include "tests/golden/taps.h"
@@ -84,18 +85,26 @@ static void close_pair(struct fixture *f)
     f->x.ops->close(f->x.device);
 }
 
-static void encode(struct fixture *f, const struct vl_reducer *red, uint32_t budget,
-                   struct vl_visual_tokens *ret)
+/* u's frame is a picture of this size. */
+static void encode_unit(struct fixture *f, uint32_t w, uint32_t h, struct vl_unit u,
+                        struct vl_visual_tokens *ret)
 {
-    uint8_t *pixels = test_picture(90, 50);
-    struct vl_frame frame = test_frame_rgb(pixels, 90, 50), *frames[] = {&frame};
-    const struct vl_unit unit = {.frame = frames, .n_frames = 1, .budget = budget, .reducer = red};
-    assert_int_equal(f->arch->encode_begin(f->m, f->e, &unit, 1), 0);
+    uint8_t *pixels = test_picture(w, h);
+    struct vl_frame frame = test_frame_rgb(pixels, w, h), *frames[] = {&frame};
+    u.frame = frames;
+    u.n_frames = 1;
+    assert_int_equal(f->arch->encode_begin(f->m, f->e, &u, 1), 0);
     free(pixels);
     int r;
     while ((r = f->arch->encode_step(f->e, 1, ret)) == VL_ENCODE_MORE)
         ;
     assert_int_equal(r, 0);
+}
+
+static void encode(struct fixture *f, const struct vl_reducer *red, uint32_t budget,
+                   struct vl_visual_tokens *ret)
+{
+    encode_unit(f, 90, 50, (struct vl_unit){.budget = budget, .reducer = red}, ret);
 }
 
 static void check(const struct test_taps *want, const char *pair, uint32_t grid, const char *what,
@@ -207,6 +216,62 @@ static void test_places(void **state)
         assert_int_equal(rel[i][0], at[i]);
     assert_int_equal(extent, 9);
     close_pair(&f);
+}
+
+/* ---- the look before ---- */
+
+static void check_change(struct fixture *f, const struct test_taps *want, const char *pair, uint32_t grid)
+{
+    struct watcher w = {grid};
+    const struct vl_reducer red = {.ops = &watcher_ops, .state = &w};
+    struct vl_unit u = {.budget = 1, .reducer = &red};
+    struct vl_visual_tokens tok;
+    struct test_tap_entry e;
+    char name[48];
+    uint8_t *rgb = malloc(2 * f->d->look_bytes);
+    struct vl_look before = {.rgb = rgb}, look = {.rgb = rgb + f->d->look_bytes};
+    u.look = &before;
+    encode_unit(f, 33, 47, u, &tok);
+    (void)snprintf(name, sizeof(name), "%s.%u.before", pair, grid);
+    const uint8_t *pixels = test_tap(want, name, &e);
+    assert_int_equal(before.edge, e.dim[0]);
+    assert_memory_equal(before.rgb, pixels, 3 * (size_t)before.edge * before.edge);
+    u.before = &before;
+    u.look = &look;
+    encode_unit(f, 90, 50, u, &tok);
+    (void)snprintf(name, sizeof(name), "%s.%u.pixels", pair, grid);
+    pixels = test_tap(want, name, &e);
+    assert_int_equal(look.edge, e.dim[0]);
+    assert_memory_equal(look.rgb, pixels, 3 * (size_t)look.edge * look.edge);
+    assert_memory_equal(f->pixels, pixels, f->n_pixels);
+    check(want, pair, grid, "embed", f->embed, f->n_embed);
+    check(want, pair, grid, "proj", tok.feat.data, (size_t)tok.n * tok.feat.dim[1]);
+    free(rgb);
+}
+
+/* Whole and smaller views; and alone, a frame is what it is for the same pair without that tensor. */
+static void test_change(void **state)
+{
+    (void)state;
+    static struct fixture f;
+    static const uint32_t grids[] = {9, 6};
+    static float without[MAX_TOKENS * MAX_WIDTH];
+    struct test_taps want = test_taps_open(GOLDEN_DIR "/smolvlm/change.taps");
+    struct vl_visual_tokens tok;
+    open_pair(&f, "odd-f16");
+    assert_int_equal(f.d->look_bytes, 0);
+    encode(&f, NULL, 0, &tok);
+    const size_t n = (size_t)tok.n * tok.feat.dim[1];
+    memcpy(without, tok.feat.data, n * sizeof(*without));
+    close_pair(&f);
+    open_pair(&f, "change-f16");
+    assert_int_equal(f.d->look_bytes, 3 * 56 * 56);
+    encode(&f, NULL, 0, &tok);
+    assert_memory_equal(tok.feat.data, without, n * sizeof(*without));
+    for (size_t i = 0; i < sizeof(grids) / sizeof(grids[0]); i++)
+        check_change(&f, &want, "change-f16", grids[i]);
+    close_pair(&f);
+    test_taps_close(&want);
 }
 
 /* ---- merging ---- */
@@ -385,10 +450,8 @@ static void test_every_layer(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_small),
-        cmocka_unit_test(test_places),
-        cmocka_unit_test(test_merging),
-        cmocka_unit_test(test_every_layer),
+        cmocka_unit_test(test_small),   cmocka_unit_test(test_places),      cmocka_unit_test(test_change),
+        cmocka_unit_test(test_merging), cmocka_unit_test(test_every_layer),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

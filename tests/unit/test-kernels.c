@@ -274,12 +274,17 @@ static void test_patchify(void **state)
     for (int i = 0; i < 5 * 6 * 3; i++)
         ((unsigned char *)img)[i] = (unsigned char)(i * 37);
     struct vl_tensor it = vl_tensor_3d(img, VL_U8, 5, 6, 3), yt = vl_tensor_2d(out, VL_F32, 6, 12);
+    static const float minus[] = {-0.5f, -1, -2};
+    float turned[2 * 3][12];
+    struct vl_tensor tt = vl_tensor_2d(turned, VL_F32, 6, 12);
     assert_int_equal(x.ops->patchify(&x, &yt, &it, 2, mean, std), 0);
+    assert_int_equal(x.ops->patchify(&x, &tt, &it, 2, mean, minus), 0);
     for (int r = 0; r < 6; r++)
         for (int c = 0; c < 3; c++)
             for (int e = 0; e < 4; e++) {
                 double v = img[r / 3 * 2 + e / 2][r % 3 * 2 + e % 2][c] / 255.0;
                 expect(out[r][c * 4 + e], (v - (double)mean[c]) / (double)std[c], 1e-6);
+                assert_true(turned[r][c * 4 + e] == -out[r][c * 4 + e]);
             }
 }
 

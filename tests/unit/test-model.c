@@ -11,6 +11,7 @@ static char folder[] = "/tmp/vlmd-test-model-XXXXXX";
 #define ODD_TEXT   GOLDEN_DIR "/smolvlm/odd-f16-text.gguf"
 #define ODD_MMPROJ GOLDEN_DIR "/smolvlm/odd-f16-mmproj.gguf"
 #define EVEN_TEXT  GOLDEN_DIR "/smolvlm/even-q8_0-text.gguf"
+#define CHANGE     GOLDEN_DIR "/smolvlm/change-f16-mmproj.gguf"
 
 struct bytes {
     uint8_t *data;
@@ -265,6 +266,23 @@ static void test_repairs(void **state)
     assert_int_equal(layers, 1);
 }
 
+/* ---- what a file may have ---- */
+
+/* The optional tensor: of patch_embd's shape and of a format that weights have, or not there. */
+static void test_change(void **state)
+{
+    (void)state;
+    static const char name[] = "v.patch_embd.delta.weight";
+    const uint64_t fewer = 5;
+    const uint32_t i32 = 26; /* behind n_dims, four dimensions */
+    refused(ODD_TEXT, changed(CHANGE, name, 4, &fewer, 8), -EINVAL,
+            "v.patch_embd.delta.weight' is [32, 3, 6, 5], must be [32, 3, 6, 6]");
+    refused(ODD_TEXT, changed(CHANGE, name, 4 + 4 * 8, &i32, 4), -EINVAL,
+            "v.patch_embd.delta.weight' holds i32, which are no weights");
+    same_as_good(CHANGE); /* a first look */
+    same_as_good(renamed(CHANGE, name, "v.patch_embd.delta.weighs"));
+}
+
 /* ---- whatever the files say ---- */
 
 /* A place in the file's head: often just behind the name of a key or a tensor, where numbers lie. */
@@ -359,8 +377,8 @@ static int drop_folder(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_pairs),   cmocka_unit_test(test_families),  cmocka_unit_test(test_values),
-        cmocka_unit_test(test_repairs), cmocka_unit_test(test_mutations),
+        cmocka_unit_test(test_pairs),   cmocka_unit_test(test_families), cmocka_unit_test(test_values),
+        cmocka_unit_test(test_repairs), cmocka_unit_test(test_change),   cmocka_unit_test(test_mutations),
     };
     return cmocka_run_group_tests(tests, make_folder, drop_folder);
 }
