@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Copyright vlmd contributors */
-/* Warming up: a frame with its caption, a question without a stream, and the first view of a still. */
+/* Warming up: a frame with its caption (two where the encoder compares looks), a question without a stream,
+ * and the first view of a still. */
 #include "engine/warm.h"
 
 #include "engine/session.h"
@@ -24,10 +25,11 @@ static struct vl_frame picture(void)
                              .release = grey};
 }
 
-static int one_frame(struct vl_machine *m, const atomic_bool *stop, struct vl_session *s,
-                     struct vl_outbox *out, struct vl_error *err)
+static int some_frames(struct vl_machine *m, const atomic_bool *stop, struct vl_session *s,
+                       struct vl_outbox *out, struct vl_error *err)
 {
-    struct vl_frame frame = picture();
+    const uint64_t n = m->desc->look_bytes ? 2 : 1;
+    struct vl_frame frame;
     vl_auto(vl_session_plan) plan = NULL;
     vl_auto(vl_mailbox) box = NULL;
     bool dirty;
@@ -38,12 +40,17 @@ static int one_frame(struct vl_machine *m, const atomic_bool *stop, struct vl_se
     if (r < 0)
         return r;
     vl_outbox_init(out, 0, 0, &dirty);
-    (void)vl_mailbox_put(box, &frame);
     r = vl_session_open(s, m, out, 0, vl_steal(plan), err);
     if (r == 0)
         vl_watch_set_mailbox(s, vl_mailbox_ref(box));
-    while (r == 0 && s->stats.n_frames + s->stats.n_skipped == 0) {
+    for (uint64_t n_done = 0, n_shown = 0; r == 0 && n_done < n;
+         n_done = s->stats.n_frames + s->stats.n_skipped) {
         bool did = false;
+        if (n_shown == n_done) { /* the one before is done with */
+            frame = picture();
+            (void)vl_mailbox_put(box, &frame);
+            n_shown++;
+        }
         r = atomic_load(stop)           ? -ECANCELED
             : vl_watch_wants_step(s)    ? vl_watch_step(s)
             : vl_watch_wants_prefill(s) ? vl_watch_prefill(s)
@@ -102,7 +109,7 @@ int vl_warm_up(struct vl_machine *m, const atomic_bool *stop, struct vl_error *e
     vl_autofree struct vl_outbox *out = calloc(1, sizeof(*out));
     int r = s && t && out ? 0 : -ENOMEM;
     if (r == 0 && m->desc->frame_tokens)
-        r = one_frame(m, stop, s, out, err);
+        r = some_frames(m, stop, s, out, err);
     if (r == 0 && m->desc->frame_tokens)
         r = one_view(m, stop);
     if (r == 0)

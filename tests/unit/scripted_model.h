@@ -26,9 +26,9 @@
  * Pictures of a question without a stream stand in front of it as "P", a view, "," and a second view; to S...
  * each view counts as a frame.
  *
- * The path decides how it loads: "good", "blind" (no eyes), "cut" (-EIO after half of its SCRIPTED_WEIGHTS
- * bytes), "slow" (each of ten tensors waits for scripted_hold to be false), "missing" (-ENOENT), anything
- * else -EBADMSG. */
+ * The path decides how it loads: "good", "keen" (sees change), "blind" (no eyes), "cut" (-EIO after half of
+ * its SCRIPTED_WEIGHTS bytes), "slow" (each of ten tensors waits for scripted_hold to be false), "missing"
+ * (-ENOENT), anything else -EBADMSG. */
 extern atomic_uint scripted_delay_us;    /* each layer and each run takes this long */
 extern atomic_uint scripted_n_layers;    /* layers of the encoder that were computed */
 extern atomic_uint scripted_n_runs;      /* runs of the decoder */
@@ -36,12 +36,17 @@ extern atomic_uint scripted_largest;     /* tokens of the largest run */
 extern atomic_bool scripted_mixed;       /* a run came between two layers of one frame */
 extern atomic_int scripted_encode_fails; /* this many encodes end in -EIO */
 extern atomic_bool scripted_hold;
+/* Of a keen one: the values of the frames that were begun, each with that of the look before, or -1. */
+extern atomic_int scripted_looks[][2];
+extern atomic_uint scripted_n_looks;
 enum {
     SCRIPTED_FRAME_TOKENS = 4,
     SCRIPTED_LAYERS = 3,
     SCRIPTED_WINDOW = 4,
     SCRIPTED_VIEWS = 2,
     SCRIPTED_WEIGHTS = 1000,
+    SCRIPTED_LOOKS = 64,     /* that are written down */
+    SCRIPTED_LOOK_BYTES = 3, /* of one */
     SCRIPTED_CONTEXT = 4096
 };
 #endif

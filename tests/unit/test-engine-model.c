@@ -17,7 +17,8 @@
 #include <string.h>
 
 static char text_file[512], mmproj_file[512], f32_text_file[512], f32_mmproj_file[512];
-static char tiles_text_file[512], tiles_mmproj_file[512];
+static char tiles_text_file[512], tiles_mmproj_file[512], odd_text_file[512], odd_mmproj_file[512];
+static char change_text_file[512], change_mmproj_file[512];
 enum { SIDE = 96, N_FRAMES = 40, CAPTION = 512 };
 
 /* ---- allocations of other threads than this one are counted while armed (ld --wrap) ---- */
@@ -308,12 +309,34 @@ static void test_workers_change_nothing(void **state)
     stop(two);
 }
 
-static void test_frames_and_tokens_allocate_nothing(void **state)
+/* A pair that sees change says what the same pair without that tensor says, as long as nothing changes. */
+static void test_change_is_seen(void **state)
 {
     (void)state;
+    static const int moments[] = {3, 3, 3, 5, 8, 13, 21, 34};
+    struct run *without = start(odd_text_file, odd_mmproj_file, 1),
+               *with = start(change_text_file, change_mmproj_file, 1);
+    uint32_t n_same = 0, n_words = 0;
+    watch(without, 0);
+    watch(with, 0);
+    for (uint32_t i = 0; i < 8; i++) {
+        show(without, moments[i]);
+        show(with, moments[i]);
+        n_words += without->caption[i][0] != '\0';
+        n_same += strcmp(without->caption[i], with->caption[i]) == 0;
+        if (i < 3)
+            assert_int_equal(n_same, i + 1);
+    }
+    assert_true(n_words > 4 && n_same < 8);
+    stop(without);
+    stop(with);
+}
+
+static void allocate_nothing(const char *text, const char *mmproj)
+{
     main_thread = pthread_self();
     atomic_store(&armed, true);
-    struct run *r = start(text_file, mmproj_file, 2);
+    struct run *r = start(text, mmproj, 2);
     watch(r, 0);
     pump(r, &r->n_ready, 1);
     atomic_store(&armed, false);
@@ -329,6 +352,13 @@ static void test_frames_and_tokens_allocate_nothing(void **state)
     ask(r);
     pump(r, &r->n_done, 1);
     stop(r);
+}
+
+static void test_frames_and_tokens_allocate_nothing(void **state)
+{
+    (void)state;
+    allocate_nothing(text_file, mmproj_file);
+    allocate_nothing(change_text_file, change_mmproj_file);
 }
 
 /* ---- pictures ---- */
@@ -498,12 +528,17 @@ int main(int argc, char **argv)
     (void)snprintf(f32_mmproj_file, sizeof(f32_mmproj_file), "%s/odd-f32-mmproj.gguf", folder);
     (void)snprintf(tiles_text_file, sizeof(tiles_text_file), "%s/tiles-f16-text.gguf", folder);
     (void)snprintf(tiles_mmproj_file, sizeof(tiles_mmproj_file), "%s/tiles-f16-mmproj.gguf", folder);
+    (void)snprintf(odd_text_file, sizeof(odd_text_file), "%s/odd-f16-text.gguf", folder);
+    (void)snprintf(odd_mmproj_file, sizeof(odd_mmproj_file), "%s/odd-f16-mmproj.gguf", folder);
+    (void)snprintf(change_text_file, sizeof(change_text_file), "%s/change-f16-text.gguf", folder);
+    (void)snprintf(change_mmproj_file, sizeof(change_mmproj_file), "%s/change-f16-mmproj.gguf", folder);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_questions_leave_no_trace_in_the_commentary),
         cmocka_unit_test(test_a_measure_of_its_own_needs_no_budget),
         cmocka_unit_test(test_questions_leave_tokens_out),
         cmocka_unit_test(test_pictures_reduced),
         cmocka_unit_test(test_workers_change_nothing),
+        cmocka_unit_test(test_change_is_seen),
         cmocka_unit_test(test_frames_and_tokens_allocate_nothing),
         cmocka_unit_test(test_every_policy_watches),
         cmocka_unit_test(test_pictures_of_many_views),

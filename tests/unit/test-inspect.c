@@ -14,6 +14,7 @@
 #define MMPROJ      GOLDEN_DIR "/smolvlm/odd-f16-mmproj.gguf"
 #define EVEN_TEXT   GOLDEN_DIR "/smolvlm/even-q8_0-text.gguf"
 #define EVEN_MMPROJ GOLDEN_DIR "/smolvlm/even-q8_0-mmproj.gguf"
+#define CHANGE      GOLDEN_DIR "/smolvlm/change-f16-mmproj.gguf"
 
 struct page {
     char text[16384]; /* "section: key: value\n" */
@@ -64,6 +65,12 @@ static void test_a_good_pair_is_told_and_looks_at_a_picture(void **state)
     assert_int_equal(inspect(&b, TEXT, MMPROJ, "cpu:isa=c", &err), 0);
     assert_string_equal(a.text, b.text);
     assert_null(strstr(a.text, "unsupported"));
+    assert_null(strstr(a.text, "sees change"));
+    const char *tokens = strstr(a.text, "image: tokens: ");
+    assert_int_equal(inspect(&b, TEXT, CHANGE, "cpu:isa=c", &err), 0);
+    has(&b, "projector: sees change: a frame is compared with the one before it\n");
+    assert_non_null(tokens);
+    assert_non_null(strstr(b.text, tokens)); /* of a picture alone */
 }
 
 static void test_text_alone(void **state)
@@ -104,8 +111,9 @@ static void test_a_plan_is_what_the_engine_takes(void **state)
     const struct {
         const char *text, *mmproj;
         uint32_t max_sessions, max_forks;
-    } cases[] = {{TEXT, MMPROJ, 0, 0}, {EVEN_TEXT, EVEN_MMPROJ, 7, 2}, {EVEN_TEXT, NULL, 2, 3}};
-    for (int i = 0; i < 3; i++) {
+    } cases[] = {
+        {TEXT, MMPROJ, 0, 0}, {EVEN_TEXT, EVEN_MMPROJ, 7, 2}, {EVEN_TEXT, NULL, 2, 3}, {TEXT, CHANGE, 3, 1}};
+    for (int i = 0; i < 4; i++) {
         struct vl_engine_opts o = {.model = cases[i].text,
                                    .mmproj = cases[i].mmproj,
                                    .max_sessions = cases[i].max_sessions,
