@@ -2,37 +2,16 @@
 /* Copyright vlmd contributors */
 #ifndef VL_TESTS_ENGINE_DRIVER_H
 #define VL_TESTS_ENGINE_DRIVER_H
-/* Drives an engine with the scripted model and writes down what comes out of it. */
+/* Drives an engine with the scripted model, and reads what comes out of it. */
 #include "tests/harness.h"
 
 #include "base/clock.h"
-#include "engine/engine.h"
+#include "tests/unit/engine_log.h"
 #include "tests/unit/scripted_model.h"
 
 #include <poll.h>
-#include <string.h>
 
-enum { MAX_CAPTIONS = 256, MAX_TURNS = 128, TEXT = 8192 };
-
-/* What came out of an engine, in order. */
-struct log {
-    struct vl_engine *e;
-    bool ready, failed;
-    uint32_t n_ready, n_loading;
-    struct vl_error error; /* of FAILED */
-    uint64_t failed_session;
-    uint32_t n_captions, n_seen, n_ended, n_failed;
-    int end_code;
-    char caption[MAX_CAPTIONS][64];
-    int64_t caption_pts[MAX_CAPTIONS];
-    struct vl_session_stats stats; /* of the last event with any */
-    struct {
-        uint32_t n_ends;
-        enum vl_turn_status status;
-        struct vl_event end;
-        char text[TEXT];
-    } turn[MAX_TURNS]; /* by id */
-};
+#define HOUR (3600 * VL_NSEC_PER_SEC)
 
 static atomic_int n_live_frames;
 
@@ -63,69 +42,59 @@ static inline struct vl_frame *new_frame(uint8_t value, double pts, uint32_t fla
     return f;
 }
 
-/* ---- reading ---- */
+/* ---- steps ---- */
 
-static inline void note_turn(struct log *l, const struct vl_event *ev)
+/* From now on each layer and each run of the model waits: pump lets one go when all that the last led to was
+ * read, step lets some go, and stop opens for good. */
+static inline void go_by_steps(void)
 {
-    assert_true(ev->turn < MAX_TURNS);
-    char *text = l->turn[ev->turn].text;
-    if (ev->type == VL_EVENT_TEXT) {
-        assert_int_equal(l->turn[ev->turn].n_ends, 0); /* nothing after the end */
-        assert_true(strlen(text) + ev->len < TEXT);
-        strcat(text, ev->text);
-        return;
-    }
-    assert_int_equal(ev->type, VL_EVENT_TURN_DONE);
-    l->turn[ev->turn].n_ends++;
-    l->turn[ev->turn].status = ev->status;
-    l->turn[ev->turn].end = *ev;
+    atomic_store(&scripted_gate, SCRIPTED_SHUT);
 }
 
-static inline void note(struct log *l, const struct vl_event *ev)
+static inline void go_freely(void)
 {
-    if (ev->turn) {
-        note_turn(l, ev);
-        return;
-    }
-    switch (ev->type) {
-    case VL_EVENT_LOADING:
-        l->n_loading++;
-        break;
-    case VL_EVENT_READY:
-        l->ready = true;
-        l->n_ready++;
-        break;
-    case VL_EVENT_FAILED:
-        l->failed = true;
-        l->n_failed++;
-        l->failed_session = ev->session;
-        l->error = ev->error;
-        break;
-    case VL_EVENT_CAPTION_DONE:
-        assert_true(l->n_captions < MAX_CAPTIONS);
-        (void)snprintf(l->caption[l->n_captions], sizeof(l->caption[0]), "%s", ev->text);
-        l->caption_pts[l->n_captions++] = ev->pts_ns;
-        break;
-    case VL_EVENT_FRAME_SEEN:
-        l->n_seen++;
-        l->stats = ev->session_stats;
-        break;
-    case VL_EVENT_ENDED:
-        l->n_ended++;
-        l->end_code = ev->error.code;
-        l->stats = ev->session_stats;
-        break;
-    default:
-        break;
+    atomic_store(&scripted_gate, SCRIPTED_OPEN);
+}
+
+static inline void let_one_go(void)
+{
+    int gate = SCRIPTED_WAITS;
+    (void)atomic_compare_exchange_strong(&scripted_gate, &gate, SCRIPTED_GO);
+}
+
+/* The end of what hangs: nothing that works takes this long, on any machine. */
+static inline int64_t give_up_at(void)
+{
+    return vl_clock_monotonic_ns() + 60 * VL_NSEC_PER_SEC;
+}
+
+/* Until a layer or a run waits. */
+static inline void await_step(void)
+{
+    const int64_t end = give_up_at();
+    while (atomic_load(&scripted_gate) != SCRIPTED_WAITS) {
+        if (vl_clock_monotonic_ns() > end)
+            fail_msg("waited for the model to compute anything");
+        (void)usleep(100);
     }
 }
 
-/* Reads until *n reaches want, or five seconds have passed. */
+/* Lets n layers or runs go, of an engine that has as much to do. The last may be under way. */
+static inline void step(uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        await_step();
+        let_one_go();
+    }
+}
+
+/* Reads until *n reaches want. */
 static inline void pump(struct log *l, const uint32_t *n, uint32_t want)
 {
-    int64_t end = vl_clock_monotonic_ns() + 5 * VL_NSEC_PER_SEC;
+    const int64_t end = give_up_at();
     struct vl_event ev;
     for (;;) {
+        const int gate = atomic_load(&scripted_gate);
         while (*n < want && vl_engine_next_event(l->e, &ev) == 0)
             note(l, &ev);
         if (*n >= want)
@@ -133,8 +102,10 @@ static inline void pump(struct log *l, const uint32_t *n, uint32_t want)
         if (vl_clock_monotonic_ns() > end)
             fail_msg("waited for %u, have %u: %u seen, %u captions, failed %d '%s'", want, *n, l->n_seen,
                      l->n_captions, l->failed, l->error.msg);
+        if (gate == SCRIPTED_WAITS)
+            let_one_go();
         struct pollfd p = {.fd = vl_engine_event_fd(l->e), .events = POLLIN};
-        (void)poll(&p, 1, 100);
+        (void)poll(&p, 1, gate == SCRIPTED_OPEN ? 100 : 1);
     }
 }
 
@@ -142,6 +113,12 @@ static inline void pump_turn(struct log *l, uint64_t turn)
 {
     pump(l, &l->turn[turn].n_ends, 1);
     assert_int_equal(l->turn[turn].n_ends, 1);
+}
+
+/* Until an answer has begun. */
+static inline void pump_text(struct log *l, uint64_t turn)
+{
+    pump(l, &l->turn[turn].n_text, 1);
 }
 
 /* Whatever else comes within ms. */
@@ -165,6 +142,8 @@ static inline struct log *start_with(const struct vl_engine_opts *o)
     assert_non_null(l);
     atomic_store(&scripted_delay_us, 0);
     atomic_store(&scripted_encode_fails, 0);
+    atomic_store(&scripted_ahead_ns, 0);
+    go_freely();
     struct vl_error err = {0};
     if (vl_engine_new(&l->e, o, &err) < 0)
         fail_msg("%s", err.msg);
@@ -178,6 +157,7 @@ static inline struct log *start(void)
 
 static inline void stop(struct log *l)
 {
+    go_freely();
     l->e = vl_engine_unref(l->e);
     free(l);
     assert_int_equal(atomic_load(&n_live_frames), 0);

@@ -4,6 +4,7 @@
  * text in view and answers from it; nothing is kept elsewhere. */
 #include "tests/unit/scripted_model.h"
 
+#include "base/clock.h"
 #include "decoder/tokenizer.h"
 #include "model/model.h"
 
@@ -17,6 +18,8 @@ atomic_int scripted_encode_fails;
 atomic_bool scripted_hold;
 atomic_int scripted_looks[SCRIPTED_LOOKS][2];
 atomic_uint scripted_n_looks;
+atomic_int scripted_gate;
+atomic_llong scripted_ahead_ns;
 
 enum { END = 256, N_VOCAB = 257, D = 4, HEAD_DIM = 2, MAX_VIEW = 8192, VISUAL = 1000 };
 
@@ -40,11 +43,26 @@ struct vl_encode {
     float weight[SCRIPTED_VIEWS * SCRIPTED_FRAME_TOKENS];
 };
 
+int64_t __real_vl_clock_monotonic_ns(void);
+int64_t __wrap_vl_clock_monotonic_ns(void);
+
+int64_t __wrap_vl_clock_monotonic_ns(void)
+{
+    return __real_vl_clock_monotonic_ns() + atomic_load(&scripted_ahead_ns);
+}
+
 static void delay(void)
 {
     unsigned us = atomic_load(&scripted_delay_us);
     if (us)
         (void)usleep(us);
+    int gate = SCRIPTED_SHUT;
+    if (!atomic_compare_exchange_strong(&scripted_gate, &gate, SCRIPTED_WAITS))
+        return;
+    while (atomic_load(&scripted_gate) == SCRIPTED_WAITS)
+        (void)usleep(50);
+    gate = SCRIPTED_GO;
+    (void)atomic_compare_exchange_strong(&scripted_gate, &gate, SCRIPTED_SHUT);
 }
 
 /* ---- tokenizer ---- */

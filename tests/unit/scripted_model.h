@@ -39,6 +39,13 @@ extern atomic_bool scripted_hold;
 /* Of a keen one: the values of the frames that were begun, each with that of the look before, or -1. */
 extern atomic_int scripted_looks[][2];
 extern atomic_uint scripted_n_looks;
+/* Once shut, each layer and each run waits until a test lets that one go, see engine_driver.h: what the
+ * engine has done by then does not depend on how fast the machine is. */
+enum scripted_gate { SCRIPTED_OPEN, SCRIPTED_SHUT, SCRIPTED_WAITS, SCRIPTED_GO };
+extern atomic_int scripted_gate;
+/* How far the clock of everything in the program is ahead of the machine's. Linked with
+ * -Wl,--wrap=vl_clock_monotonic_ns. */
+extern atomic_llong scripted_ahead_ns;
 enum {
     SCRIPTED_FRAME_TOKENS = 4,
     SCRIPTED_LAYERS = 3,

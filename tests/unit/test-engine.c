@@ -137,11 +137,9 @@ static void test_a_question_interrupts_an_encode_between_layers(void **state)
     struct vl_mailbox *m = watch(l, s, 4);
     show(l, m, 0, (const uint8_t[]){2}, 1);
     atomic_store(&scripted_mixed, false);
-    atomic_store(&scripted_delay_us, 40000);
-    unsigned layers = atomic_load(&scripted_n_layers);
+    go_by_steps();
     (void)vl_mailbox_put(m, new_frame(4, 1, 0));
-    while (atomic_load(&scripted_n_layers) == layers)
-        (void)usleep(500);
+    step(1);
     uint64_t t = ask(l, s, "S");
     expect_answer(l, t, "<2>"); /* the frame under way is not in it */
     assert_int_equal(l->n_seen, 1);
@@ -158,7 +156,7 @@ static void test_a_long_answer_does_not_stop_the_commentary(void **state)
     uint64_t s = open_session(l, &plain);
     struct vl_mailbox *m = watch(l, s, 4);
     show(l, m, 0, (const uint8_t[]){2}, 1);
-    atomic_store(&scripted_delay_us, 1000);
+    go_by_steps();
     uint64_t t = ask_with(l, &(struct vl_ask){.session = s, .text = "E", .max_tokens = 1000});
     show(l, m, 1, (const uint8_t[]){3, 5, 7}, 3);
     assert_int_equal(l->turn[t].n_ends, 0); /* it goes on */
@@ -175,26 +173,27 @@ static void test_cancel_and_deadline_end_an_answer_and_nothing_else(void **state
     uint64_t s = open_session(l, &plain);
     struct vl_mailbox *m = watch(l, s, 4);
     show(l, m, 0, (const uint8_t[]){2}, 1);
-    atomic_store(&scripted_delay_us, 500);
+    go_by_steps();
     uint64_t a = ask_with(l, &(struct vl_ask){.session = s, .text = "E"});
     uint64_t b = ask_with(
-        l, &(struct vl_ask){
-               .session = s, .text = "E", .deadline_ns = vl_clock_monotonic_ns() + 60 * VL_NSEC_PER_MSEC});
+        l, &(struct vl_ask){.session = s, .text = "E", .deadline_ns = vl_clock_monotonic_ns() + HOUR});
     uint64_t c = ask(l, s, "S");
     expect_answer(l, c, "<2>");
+    pump_text(l, b);
+    assert_int_equal(l->turn[b].n_ends, 0);
+    atomic_fetch_add(&scripted_ahead_ns, HOUR);
     pump_turn(l, b);
     assert_int_equal(l->turn[b].status, VL_TURN_DEADLINE);
-    assert_true(l->turn[b].end.turn_stats.total_ns >= 60 * VL_NSEC_PER_MSEC);
-    assert_true(l->turn[b].end.turn_stats.n_output > 0 && l->turn[b].text[0]);
+    assert_true(l->turn[b].end.turn_stats.total_ns >= HOUR);
+    assert_true(l->turn[b].end.turn_stats.n_output > 0);
     assert_int_equal(l->turn[a].n_ends, 0);
-    int64_t t0 = vl_clock_monotonic_ns();
+    const unsigned runs = atomic_load(&scripted_n_runs);
     assert_int_equal(vl_engine_cancel(l->e, a), 0);
     assert_int_equal(vl_engine_cancel(l->e, a), 0);
     pump_turn(l, a);
     assert_int_equal(l->turn[a].status, VL_TURN_CANCELLED);
-    assert_true(vl_clock_monotonic_ns() - t0 <
-                2 * VL_NSEC_PER_SEC);               /* an answer without end, on a busy machine */
-    assert_int_equal(vl_engine_cancel(l->e, a), 0); /* too late is no error */
+    assert_true(atomic_load(&scripted_n_runs) <= runs + 1); /* the one that was under way */
+    assert_int_equal(vl_engine_cancel(l->e, a), 0);         /* too late is no error */
     assert_int_equal(vl_engine_cancel(l->e, 999), 0);
     drain(l, 20);
     assert_int_equal(l->turn[a].n_ends, 1);
@@ -209,10 +208,12 @@ static void test_a_deadline_also_ends_what_still_waits(void **state)
     uint64_t s = open_session(l, &plain);
     struct vl_mailbox *m = watch(l, s, 4);
     show(l, m, 0, (const uint8_t[]){2}, 1);
-    atomic_store(&scripted_delay_us, 1000);
+    go_by_steps();
     uint64_t a = ask_with(l, &(struct vl_ask){.session = s, .text = "E"});
     uint64_t b = ask_with(
-        l, &(struct vl_ask){.session = s, .text = "S", .deadline_ns = vl_clock_monotonic_ns() + 30000000});
+        l, &(struct vl_ask){.session = s, .text = "S", .deadline_ns = vl_clock_monotonic_ns() + HOUR});
+    pump_text(l, a);
+    atomic_fetch_add(&scripted_ahead_ns, HOUR);
     pump_turn(l, b);
     assert_int_equal(l->turn[b].status, VL_TURN_DEADLINE);
     assert_int_equal(l->turn[b].end.turn_stats.n_output, 0);
@@ -255,22 +256,18 @@ static void test_the_queue_is_bounded_and_each_accepted_question_ends_once(void 
     uint64_t s = open_session(l, &plain), id;
     struct vl_mailbox *m = watch(l, s, 4);
     show(l, m, 0, (const uint8_t[]){2}, 1);
-    atomic_store(&scripted_delay_us, 200);
-    uint32_t accepted = 0, busy = 0;
+    go_by_steps();
+    uint32_t accepted = 0, busy = 0, ended = 0;
     for (int i = 0; i < 100; i++) {
         struct vl_ask q = {.session = s, .text = "S"};
         int r = vl_engine_ask(l->e, &q, &id, NULL);
         assert_true(r == 0 || r == VL_ENGINE_BUSY);
         accepted += r == 0;
         busy += r == VL_ENGINE_BUSY;
-        if (i % 7 == 0) {
-            struct vl_event ev;
-            if (vl_engine_next_event(l->e, &ev) == 0)
-                note(l, &ev);
-            (void)usleep(2000);
-        }
+        if (i % 7 == 6)
+            pump_turn(l, ++ended);
     }
-    assert_true(accepted >= 8 && busy > 0 && accepted < MAX_TURNS);
+    assert_true(accepted > 8 && busy > 0 && accepted < MAX_TURNS);
     for (uint64_t t = 1; t <= accepted; t++)
         expect_answer(l, t, "<2>");
     drain(l, 20);
@@ -287,10 +284,9 @@ static void test_priority_goes_before_age(void **state)
     uint64_t s = open_session(l, &plain);
     struct vl_mailbox *m = watch(l, s, 4);
     show(l, m, 0, (const uint8_t[]){2}, 1);
-    atomic_store(&scripted_delay_us, 2000);
+    go_by_steps();
     uint64_t first = ask_with(l, &(struct vl_ask){.session = s, .text = "E", .max_tokens = 10});
-    while (!l->turn[first].text[0])
-        drain(l, 1);
+    pump_text(l, first);
     uint64_t low = ask(l, s, "S");
     uint64_t high = ask_with(l, &(struct vl_ask){.session = s, .text = "S", .priority = 5});
     pump_turn(l, high);
@@ -454,18 +450,19 @@ static void test_closing_cancels_and_frees_the_place(void **state)
     show(l, k, 0, (const uint8_t[]){4}, 1);
     struct vl_error err;
     assert_int_equal(vl_engine_open_session(l->e, &plain, &id, &err), -ENOSPC);
-    atomic_store(&scripted_delay_us, 1000);
+    go_by_steps();
+    (void)vl_mailbox_put(m, new_frame(6, 1, 0)); /* a frame is under way */
+    step(1);
     uint64_t a = ask_with(l, &(struct vl_ask){.session = s, .text = "E"});
     uint64_t b = ask(l, other, "S");
-    (void)vl_mailbox_put(m, new_frame(6, 1, 0)); /* and a frame under way */
-    (void)usleep(2000);
+    pump_text(l, a);
     assert_int_equal(vl_engine_close_session(l->e, s), 0);
     assert_int_equal(vl_engine_close_session(l->e, s), -ENOENT);
     assert_int_equal(vl_engine_ask(l->e, &(struct vl_ask){.session = s, .text = "S"}, &id, &err), -ENOENT);
     pump_turn(l, a);
     assert_int_equal(l->turn[a].status, VL_TURN_CANCELLED);
     expect_answer(l, b, "<4>");
-    atomic_store(&scripted_delay_us, 0);
+    go_freely();
     uint64_t again = open_session(l, &plain);
     struct vl_mailbox *j = watch(l, again, 4);
     show(l, j, 0, (const uint8_t[]){8}, 1);
@@ -602,7 +599,7 @@ static void test_a_reader_who_stops_holds_up_nobody_and_loses_nothing(void **sta
         (void)vl_mailbox_put(m, new_frame((uint8_t)(2 * i + 15), i, 0));
     uint64_t beat[2];
     bool idle = false;
-    for (int i = 0; i < 1000 && !idle; i++) { /* nobody reads */
+    for (int i = 0; i < 12000 && !idle; i++) { /* nobody reads */
         (void)usleep(5000);
         vl_engine_heartbeat(l->e, &beat[0], &idle);
     }
