@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: MIT
 # Copyright vlmd contributors
 """What the fault tests share, beside tests/integration/vlm.py: what "survives" means, and tiny models that are bent."""
-import math
 import os
 import pathlib
 import shutil
 import struct
 import sys
-import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "integration"))
 import vlm  # noqa: E402
@@ -45,13 +43,8 @@ class Survives(Case):
         return self.daemon.fds(), self.daemon.threads(), len(self.daemon.children())
 
     def answers(self):
-        """Seconds that the question for the state takes: the best of three, on a machine that others use, too."""
-        best = math.inf
-        for _ in range(3):
-            t0 = time.monotonic()
-            self.client.get(PATH, "Manager", "State")
-            best = min(best, time.monotonic() - t0)
-        return best
+        """Seconds that the question for the state takes."""
+        return vlm.quickest(lambda: self.client.get(PATH, "Manager", "State"), 3)
 
     def tearDown(self):
         super().tearDown()  # the same pid; all streams go

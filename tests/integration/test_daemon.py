@@ -473,6 +473,15 @@ class Life(unittest.TestCase):
             except TimeoutError:
                 return self.told
 
+    def stops(self, d, seconds, **kw):
+        """d ends well and within so many seconds, which are less than what it must not wait for; on a busy machine to
+        end takes time by itself, as long as with nothing to do."""
+        rc, took = d.stop(**kw)
+        self.assertEqual(rc, 0)
+        if took >= seconds:
+            idle, _ = self.start(fake=True)
+            self.assertLess(took, seconds + 4 * idle.stop()[1])
+
     def wait_for(self, word):
         until(word, lambda: any(t.startswith(word) for t in self.hear()))
 
@@ -485,9 +494,7 @@ class Life(unittest.TestCase):
         until("frames", lambda: c.get(s, "Stream", "Frames")["seen"] > 0)
         self.told.clear()
         self.wait_for("WATCHDOG=1")
-        rc, seconds = d.stop()
-        self.assertEqual(rc, 0)
-        self.assertLess(seconds, 2)
+        self.stops(d, 2)
         self.wait_for("STOPPING=1")
 
     def test_no_watchdog_without_progress(self):
@@ -507,9 +514,7 @@ class Life(unittest.TestCase):
         with self.assertRaises(BusError) as e:
             c.ask_text(s, "hang", DeadlineUSec=("t", 100000))
         self.assertEqual(e.exception.name, "ModelNotReady")
-        rc, seconds = d.stop()
-        self.assertEqual(rc, 0)
-        self.assertLess(seconds, 2)
+        self.stops(d, 2)
 
     def test_sigterm_while_answering(self):
         d, c = self.start(by=real)
@@ -517,9 +522,7 @@ class Life(unittest.TestCase):
         until("frames", lambda: c.get(s, "Stream", "Frames")["seen"] > 2)
         _, pipe = c.ask(s, "Tell me all.", MaxTokens=("u", 500), Format=("s", "jsonl"))
         vlm.read_line(pipe)
-        rc, seconds = d.stop()
-        self.assertEqual(rc, 0)
-        self.assertLess(seconds, 6)
+        self.stops(d, 6)
         end = records(b"{}\n" + read_all(pipe))[-1]
         self.assertIn(end["status"], ("ok", "cancelled"))
 
@@ -531,9 +534,7 @@ class Life(unittest.TestCase):
         until("stopping", lambda: c.get(PATH, "Manager", "State") == "stopping")
         with self.assertRaises(BusError):
             c.ask(s, "echo x")
-        rc, seconds = d.stop(sig=0)
-        self.assertEqual(rc, 0)
-        self.assertLess(seconds, 6)
+        self.stops(d, 6, sig=0)
         self.assertEqual(records(read_all(pipe))[-1]["status"], "cancelled")
 
     def test_sigterm_twice(self):
@@ -542,9 +543,7 @@ class Life(unittest.TestCase):
         _, pipe = c.ask(c.manager("GetStream", "s", "busy"), "hang")
         d.proc.send_signal(signal.SIGTERM)
         until("stopping", lambda: c.get(PATH, "Manager", "State") == "stopping")
-        rc, seconds = d.stop()
-        self.assertEqual(rc, 0)
-        self.assertLess(seconds, 1.5)
+        self.stops(d, 1.5)
         pipe.close()
 
     def test_sigterm_with_a_stopped_child(self):
@@ -553,9 +552,7 @@ class Life(unittest.TestCase):
         child = until("a child", d.children)[0]
         vlm.until_exec(child)  # until then posix_spawn keeps the daemon waiting, as vfork does
         os.kill(child, signal.SIGSTOP)
-        rc, seconds = d.stop()
-        self.assertEqual(rc, 0)
-        self.assertLess(seconds, 3.5)
+        self.stops(d, 3.5)
         self.assertFalse(os.path.exists(f"/proc/{child}"))
 
     def test_no_descriptors_left(self):

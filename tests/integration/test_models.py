@@ -401,13 +401,14 @@ class Real(Case):
             t.start()
         try:
             for _ in range(3):
-                slowest = 0.0
+                slowest, begin = 0.0, time.monotonic()
                 self.client.send(model("two"), NAME + ".Model", "Load", "a{sv}", {})
                 while self.client.get(model("two"), "Model", "State") != "ready":
                     t0 = time.monotonic()
                     self.client.get(PATH, "Manager", "State")
                     slowest = max(slowest, time.monotonic() - t0)
-                self.assertLess(slowest, 1)
+                # Who waits for the load waits for all of it, however slow this machine is.
+                self.assertLess(slowest, max(1, (time.monotonic() - begin) / 2))
                 self.client.call(model("two"), NAME + ".Model", "Unload", "a{sv}", {})
         finally:
             stop.set()
