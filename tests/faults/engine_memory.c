@@ -263,7 +263,7 @@ int main(int argc, char **argv)
     if (argc < 3)
         return 2;
     seconds = strtod(argv[1], NULL);
-    (void)snprintf(text_file, sizeof(text_file), "%s/odd-f32-text.gguf", argv[2]);
-    (void)snprintf(mmproj_file, sizeof(mmproj_file), "%s/odd-f32-mmproj.gguf", argv[2]);
+    (void)snprintf(text_file, sizeof(text_file), "%s/change-f16-text.gguf", argv[2]);
+    (void)snprintf(mmproj_file, sizeof(mmproj_file), "%s/change-f16-mmproj.gguf", argv[2]);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
