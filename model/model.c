@@ -296,14 +296,14 @@ static struct vl_model_cost cost_since(const struct vl_exec *x, struct vl_model_
     return (struct vl_model_cost){sum.flops - before.flops, sum.bytes - before.bytes};
 }
 
-/* Merges as little as can be, so that everything stays as large as it can. */
+/* Merges as little as can be and in the first layer alone, so that everything stays as large as it can. On
+ * the host a merge costs as much as the view has patches, and a file may have many layers. */
 static int dry_in_encoder(void *state, struct vl_exec *x, unsigned layer, const struct vl_visual_tokens *tok,
                           const struct vl_tensor *key, struct vl_kept *ret)
 {
     (void)state;
-    (void)layer;
     (void)key;
-    *ret = (struct vl_kept){.n = tok->n > 1 ? tok->n - 1 : tok->n};
+    *ret = (struct vl_kept){.n = layer == 0 && tok->n > 1 ? tok->n - 1 : tok->n};
     if (ret->n == tok->n)
         return 0;
     int r = vl_scratch_1d(x, &ret->index, VL_I32, ret->n);
