@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: MIT
 # Copyright vlmd contributors
 # run.sh TARGET SECONDS CORPUS DICT: libFuzzer on a copy of the corpus; a crashing input stays beside the target.
-# -timeout is wall time and there to find what never ends: the slowest input known takes a tenth of a second, and a
-# machine may be slow and busy with other things. Slow inputs are named from a second on, and fail nothing.
+# -timeout is wall time and there to find what never ends: the slowest input known takes a third of a second, and a
+# machine may be slow and busy with other things.
 set -e
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT

@@ -146,12 +146,12 @@ static void test_patience(void **state)
     o.still = vl_still_unref(o.still);
     for (int64_t begin = vl_clock_monotonic_ns(); vl_children_count(children) > 0;) {
         assert_true(sd_event_run(event, 10000) >= 0);
-        assert_true(vl_clock_monotonic_ns() - begin < 5 * VL_NSEC_PER_SEC);
+        assert_true(vl_clock_monotonic_ns() - begin < 9 * VL_NSEC_PER_SEC);
     }
     assert_false(o.done);
     o = read_fd(reader, 0);
     expect_error(o, -ETIMEDOUT, "10 s");
-    assert_in_range(o.took_ns / VL_NSEC_PER_MSEC, 9900, 15000);
+    assert_in_range(o.took_ns / VL_NSEC_PER_MSEC, 9900, 60000); /* late on a busy machine */
     (void)writer;
 }
 
