@@ -45,7 +45,7 @@ def main():
     torch.set_num_threads(1)
     rng = np.random.default_rng(a.seed)
     encoder = Encoder(**ENCODER, out=DECODER["width"])
-    encoder.load_state_dict(torch.load(a.encoder)["encoder"])
+    encoder.load(torch.load(a.encoder)["encoder"])
     start, n = time.time(), 0
     single = a.out.endswith(".pt")
     if not single:
@@ -56,7 +56,7 @@ def main():
             real = rng.random() < a.footage
             pixels, history = footage.sequence(rng, N_BEFORE, a.footage_frames) if real else sequence(rng, a.frames)
             with torch.no_grad(), autocast():
-                items.append((encoder(torch.from_numpy(pixels)).half(), history))
+                items.append((encoder.look_on(torch.from_numpy(pixels)).half(), history))
             n += len(pixels)
         path = a.out if single else f"{a.out}/{a.seed}-{i:04d}.pt"
         torch.save(items, path + ".new")

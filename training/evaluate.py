@@ -136,7 +136,7 @@ class Tally:
 
 def load(path_encoder, path_decoder, quantised):
     encoder, decoder = Encoder(**ENCODER, out=DECODER["width"]), Decoder(len(S.vocabulary), **DECODER)
-    encoder.load_state_dict(torch.load(path_encoder)["encoder"])
+    encoder.load(torch.load(path_encoder)["encoder"])
     state = torch.load(path_decoder)
     trainer = Trainer()
     trainer.load(state["trainer"])
@@ -149,7 +149,7 @@ def load(path_encoder, path_decoder, quantised):
 def run_scene(encoder, decoder, index, event_rate, blind, tally, counts, wrong):
     scene, pixels, history = W.exam_scene(index, event_rate)
     aspect = W.EXAM_ASPECTS[scene.aspect]
-    vision = encoder(torch.from_numpy(np.full_like(pixels, 128) if blind else pixels))
+    vision = encoder.look_on(torch.from_numpy(np.full_like(pixels, 128) if blind else pixels))
     stream = Stream(decoder)
     stream.text(S.vocabulary.encode_marked(S.SINK))
     for t in range(len(history)):
@@ -191,7 +191,7 @@ def first_verb(text):
 def run_footage(encoder, decoder, index, tally, counts, wrong, n_seconds=14):
     """One scene of generated footage. A caption is whole, or true of anything that happened within a second."""
     pixels, history = footage.sequence(np.random.default_rng([77, index]), 0, n_seconds)
-    vision = encoder(torch.from_numpy(pixels))
+    vision = encoder.look_on(torch.from_numpy(pixels))
     stream = Stream(decoder)
     stream.text(S.vocabulary.encode_marked(S.SINK))
     quiet = not any(second.text for second in history)

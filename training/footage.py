@@ -7,7 +7,7 @@ things that walk through: cut-outs of photographs and figures of our own (people
 animals, blobs), hidden by posts and foliage, under shake, noise, compression, light that
 drifts or jumps, and a lens that is covered at times. Spells in which things move alternate
 with spells in which all of them stand: what is said is what happened to the largest thing
-that did anything between two pictures, and nothing if none did. Photographs come from the folder
+that did anything between two pictures (news counts more: coming, going, another ninth), and nothing if none did. Photographs come from the folder
 that photographs.py fills; without it everything is generated.
 
 Lengths are in pixels of the 128x128 frame. One Second at 1 frame/s says at most one thing.
@@ -27,6 +27,7 @@ PLACES = ["top left", "top", "top right", "middle left", "middle", "middle right
 QUIET, COVERED, CLEAR, LIGHT, APPEARED, LEFT, MOVES = range(7)
 LABELS = 15  # of event_labels(); 4 to 7 moves, 8 to 11 moves and is what is said, 12 to 14 the whole picture
 PICTURE_LABEL = {LIGHT: 12, COVERED: 13, CLEAR: 14}
+NEWS = 1.5  # times its size counts a thing that comes, goes, or reaches another place
 MOVING = 2.5  # pixels a second from which on something moves
 CACHE = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
 FOLDER = os.environ.get("VLMD_PHOTOGRAPHS") or f"{CACHE}/vlmd/photographs"  # as photographs.py fills it
@@ -294,7 +295,6 @@ class Second:
 
     def __init__(self, kind, things, event=None, events=()):
         self.kind, self.things, self.event, self.events = kind, things, event, events
-        self.marks = []  # boxes of all that looks like a thing, moving or not
 
     @property
     def text(self):
@@ -307,10 +307,11 @@ class Second:
 
 
 class Scene:
-    """One camera: step() goes on by a second, picture() draws the second that is."""
+    """One camera: step() goes on by a second, picture() draws the second that is. Lively: there are no spells."""
 
-    def __init__(self, rng):
+    def __init__(self, rng, lively=False):
         pictures.scan()
+        self.lively = lively
         self.rng = rng
         self.aspect = float(rng.choice([1.78, 1.33, 1.0, 0.56], p=[0.42, 0.36, 0.17, 0.05]))
         self.crowd = int(rng.choice([0, 1, 2, 3, 4, 6, 8], p=[0.05, 0.25, 0.22, 0.16, 0.12, 0.11, 0.09]))
@@ -331,7 +332,7 @@ class Scene:
         for _ in range(int(rng.choice([0, 1, 2], p=[0.5, 0.3, 0.2]))):
             x, y, w = rng.uniform(0, SIZE), rng.uniform(-20, 70), rng.uniform(1.5, 5) if rng.random() < 0.7 else rng.uniform(8, 24)
             self.hiders.append((x, y, x + w, y + rng.uniform(30, 90)))
-        self.things, self.n_things, self.canvas, self.standing = [], 0, None, []
+        self.things, self.n_things, self.canvas = [], 0, None
         self.still, self.spell, self.only = False, 0, None
         self.background_seed = int(rng.integers(1 << 62))
         for _ in range(rng.poisson(self.crowd) if self.crowd else 0):
@@ -359,7 +360,7 @@ class Scene:
         """a few seconds in which things move, or one of them, or none"""
         r = self.rng
         self.spell -= 1
-        if self.spell <= 0:
+        if self.spell <= 0 and not self.lively:
             self.still = not self.still if self.crowd else False
             self.spell = int(r.integers(1, 5))
             self.only = r.integers(len(self.things)) if self.things and r.random() < 0.5 else None
@@ -438,22 +439,19 @@ class Scene:
         was, t.present = t.present, not t.done and share >= (0.25 if t.present else 0.5)
         size = t.w * t.h
         if t.present and not was:
-            events.append(dict(kind=APPEARED, at=(x, y), size=size, id=t.id))
+            events.append(dict(kind=APPEARED, at=(x, y), size=NEWS * size, id=t.id))
             t.walking, t.going = t.border, 0
             t.before = None
         elif was and not t.present:
-            events.append(dict(kind=LEFT, at=t.before, size=size, id=t.id))
+            events.append(dict(kind=LEFT, at=t.before, size=NEWS * size, id=t.id))
         elif t.present:
             dx, dy = (x - t.before[0]) * SIZE, (y - t.before[1]) * SIZE
             t.walking = np.hypot(dx, dy) >= MOVING
             dx *= self.aspect
             t.going = (1 if dx > 0 else 0) if abs(dx) > abs(dy) else (3 if dy > 0 else 2)
             if t.walking:
+                size *= NEWS if place_of(x, y) != place_of(*t.before) else 1
                 events.append(dict(kind=MOVES, at=(x, y), size=size, id=t.id, direction=t.going))
-
-    def marks(self):
-        """boxes of everything that looks like a thing now, moving or not"""
-        return [] if self.covered else self.standing + [t.box() for t in self.things]
 
     def random_cover(self):
         r = self.rng
@@ -471,7 +469,6 @@ class Scene:
             still = Thing(r, 0, float(np.clip(self.height * np.exp(r.normal(0, 0.5)), 4, 90)), self.aspect, 1)
             still.pop()
             self.put(canvas, still)
-            self.standing.append(still.box())
         self.canvas = np.clip(canvas, 0, 255)
         self.front = self.canvas.copy()
         self.front_alpha = np.zeros((DRAW, DRAW, 1), np.float32)
@@ -539,17 +536,26 @@ class Scene:
         return out
 
 
-def sequence(rng, n_before, n):
+def sequence(rng, n_before, n, lively=False):
     """pixels [n, 128, 128, 3] and n_before + n seconds of truth"""
-    scene, pixels, history = Scene(rng), [], []
+    scene, pixels, history = Scene(rng, lively), [], []
     for t in range(n_before + n):
         if t:
             scene.step()
         history.append(scene.second)
         if t >= n_before:
             pixels.append(scene.picture())
-            scene.second.marks = scene.marks()
     return np.stack(pixels), history
+
+
+def truth(rng, n):
+    """n seconds of truth without their pictures"""
+    scene, history = Scene(rng), []
+    for t in range(n):
+        if t:
+            scene.step()
+        history.append(scene.second)
+    return history
 
 
 def event_labels(history, t):

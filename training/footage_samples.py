@@ -33,7 +33,7 @@ class FootageSample(S.Sample):
     def point_caption(self, t, f, n):
         second = self.history[t]
         if second.event:
-            at = self.image_at[f - 1 if second.kind == F.LEFT else f] + S.cell_of(*second.event["at"])
+            at = self.image_at[f] + S.cell_of(*second.event["at"])
             self.pointers += [(len(self.tokens) - 1 + i, at, 3) for i in range(n - 1)]
 
     def point_before(self, t, f):
@@ -44,7 +44,6 @@ class FootageSample(S.Sample):
                 p = before[o["id"]]
                 self.pointers.append((here + S.cell_of(o["x"], o["y"]), there + S.cell_of(p["x"], p["y"]), 1))
         self.pointers += [(here + int(c), there + int(c), 1) for c in self.rng.integers(0, S.N_CELLS, 2)]
-        self.point_same(f)
 
     def fork(self, f):
         t, r = self.n_old + f, self.rng

@@ -8,6 +8,7 @@ Rope here rotates halves (i, i + D/2); the exporter permutes q and k rows for GG
 import copy
 
 import torch
+import torch.distributed
 import torch.nn as nn
 import torch.nn.functional as F
 
@@ -63,21 +64,27 @@ class Encoder(nn.Module):
         super().__init__()
         self.patch, self.grid, self.shuffle = patch, size // patch, shuffle
         self.embed = nn.Linear(3 * patch * patch, width)  # columns: channel, row, column
+        self.delta = nn.Linear(3 * patch * patch, width, bias=False)  # of the look before minus this one
         self.position = nn.Parameter(0.5 * sines_2d(self.grid, width))
         self.blocks = nn.ModuleList([EncoderBlock(width, heads, hidden) for _ in range(layers)])
         self.post = nn.LayerNorm(width, eps=1e-6)
         self.connector = nn.Linear(width * shuffle ** 2, out, bias=False)
         init_linear(self)
+        nn.init.zeros_(self.delta.weight)
         for block in self.blocks:
             block.o.weight.data.mul_(0.3)
             block.down.weight.data.mul_(0.3)
 
-    def patches(self, pixels):
-        """[B, H, W, 3] bytes -> [B, n_patches, width] after the post norm"""
+    def cut(self, pixels):
+        """[B, H, W, 3] in bytes or their differences -> [B, n_patches, 3 * patch * patch], a byte over 127.5"""
         b, g, p = pixels.shape[0], self.grid, self.patch
-        x = pixels.float() / 127.5 - 1
-        x = x.view(b, g, p, g, p, 3).permute(0, 1, 3, 5, 2, 4).reshape(b, g * g, 3 * p * p)
-        x = self.embed(x) + self.position
+        return (pixels.float() / 127.5).view(b, g, p, g, p, 3).permute(0, 1, 3, 5, 2, 4).reshape(b, g * g, 3 * p * p)
+
+    def patches(self, pixels, before=None):
+        """[B, H, W, 3] bytes, those of the look before or None -> [B, n_patches, width] after the post norm"""
+        x = self.embed(self.cut(pixels) - 1) + self.position
+        if before is not None:
+            x = x + self.delta(self.cut(before.float() - pixels.float()))
         for block in self.blocks:
             x = block(x)
         return self.post(x)
@@ -88,9 +95,18 @@ class Encoder(nn.Module):
         g, s = self.grid // self.shuffle, self.shuffle
         return x.view(b, g, s, g, s, d).permute(0, 1, 3, 2, 4, 5).reshape(b, g * g, s * s * d)
 
-    def forward(self, pixels):
+    def forward(self, pixels, before=None):
         """[B, H, W, 3] bytes -> [B, n_tokens, out]"""
-        return self.connector(self.shuffled(self.patches(pixels)))
+        return self.connector(self.shuffled(self.patches(pixels, before)))
+
+    def load(self, state):
+        """a checkpoint, which may be one from before the encoder saw change"""
+        self.load_state_dict({"delta.weight": torch.zeros_like(self.delta.weight), **state})
+
+    def look_on(self, pixels):
+        """[n, H, W, 3] of n looks that follow each other -> [n, n_tokens, out]; nothing is known before the first"""
+        before = torch.cat([pixels[:1], pixels[:-1]])
+        return torch.cat([self(*x) for x in zip(pixels.split(32), before.split(32))])
 
 
 class RMSNorm(nn.Module):
@@ -219,14 +235,14 @@ class Muon(torch.optim.Optimizer):
 
 
 class Optimizers:
-    """Muon for the matrices of blocks and the connector, AdamW for the rest, one factor for both rates."""
+    """Muon for the matrices of blocks, the connector and change, AdamW for the rest, one factor for both rates."""
 
     def __init__(self, modules, lr_muon, lr_adam):
         matrices, rest = [], []
         for module in modules:
             for name, p in module.named_parameters():
                 if p.requires_grad:
-                    (matrices if p.ndim == 2 and ("blocks" in name or "connector" in name) else rest).append(p)
+                    (matrices if p.ndim == 2 and ("blocks" in name or "connector" in name or "delta" in name) else rest).append(p)
         self.parts = [(Muon(matrices, lr_muon), lr_muon), (torch.optim.AdamW(rest, lr_adam, (0.9, 0.98), weight_decay=0.01), lr_adam)]
 
     def step(self, factor):
@@ -252,3 +268,24 @@ class Average:
 def schedule(step, progress, warmup=40, decay_from=0.6, floor=0.02):
     """warm-up by steps, then constant, then linear decay over the rest of the time"""
     return min(1, (step + 1) / warmup) * (1 if progress < decay_from else max(floor, (1 - progress) / (1 - decay_from)))
+
+
+def join(rank, port):
+    """one of two processes that share their gradients"""
+    torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+
+
+def share_gradients(modules, progress):
+    """Averages gradients and the clock over both processes, so that they stay one model."""
+    parameters = [p for m in modules for p in m.parameters()]
+    for p in parameters:
+        if p.grad is None:
+            p.grad = torch.zeros_like(p)
+    flat = torch.cat([p.grad.flatten() for p in parameters] + [torch.tensor([progress])])
+    torch.distributed.all_reduce(flat)
+    flat /= 2
+    at = 0
+    for p in parameters:
+        p.grad.copy_(flat[at : at + p.numel()].view_as(p))
+        at += p.numel()
+    return flat[-1].item()

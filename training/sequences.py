@@ -130,12 +130,6 @@ class Sample:
         if truth["event"]["kind"] in (W.GONE, W.APPEARED):
             cells += 2 * [cell_of(truth["event"]["object"]["x"], truth["event"]["object"]["y"])]
         self.pointers += [(here + c, there + c, 1) for c in cells]
-        self.point_same(f)
-
-    def point_same(self, f):
-        """another head looks at the same cell one frame earlier"""
-        here, there = self.image_at[f], self.image_at[f - 1]
-        self.pointers += [(here + int(c), there + int(c), 4) for c in self.rng.integers(0, N_CELLS, 6)]
 
     def fork(self, f):
         t = self.n_old + f

@@ -4,8 +4,8 @@
 
 Besides the answers it learns from three heads on visual tokens after layer 3 (kind of
 event, the shape there 5 seconds ago, objects so far in raster order) and from attention supervision: in layer 0 an
-answer looks at the words of its question, in 1 a cell looks at the same object and, with another head, at itself one
-frame earlier, in 2 an answer looks at the cell it is about, in 3 a caption at its event.
+answer looks at the words of its question, in 1 a cell looks at the same object one frame earlier, in 2 an answer looks at
+the cell it is about, in 3 a caption at its event.
 """
 import argparse
 import glob
@@ -14,7 +14,6 @@ import time
 
 import numpy as np
 import torch
-import torch.distributed
 import torch.nn as nn
 import torch.nn.functional as F
 
@@ -22,14 +21,14 @@ import footage
 import sequences as S
 import world as W
 from footage_samples import NAMES, FootageSample
-from model import DECODER, Average, Decoder, Optimizers, autocast, schedule
-from sight import LOOKS, Sight
+from model import DECODER, Average, Decoder, Optimizers, autocast, join, schedule, share_gradients
+from sight import SAID, STRENGTH, Sight
 
-POINTERS = {0: (0, 2, 1), 1: (1, 0, 0), 2: (2, 0, 0), 3: (3, 0, 0), 4: (1, 1, 0)}  # layer, query head, KV head
-POINTER_WEIGHT = {0: 0.3, 1: 0.8, 2: 0.5, 3: 0.5, 4: 0.3}
+POINTERS = {0: (0, 2, 1), 1: (1, 0, 0), 2: (2, 0, 0), 3: (3, 0, 0)}  # layer, query head, KV head
+POINTER_WEIGHT = {0: 0.3, 1: 0.8, 2: 0.5, 3: 0.5}
 MAX_POINTERS = 900
 HELD = 8  # batches of full windows to evaluate on, about 60 captions of footage
-FOOTAGE_FRAMES = 4  # what is said depends on one frame earlier; the drawn world teaches the rest of the window
+FOOTAGE_FRAMES = 4  # what is said is in the frame's own tokens; the drawn world teaches the rest of the window
 
 
 class Features:
@@ -46,14 +45,13 @@ class Features:
                 self.items += torch.load(path, weights_only=False)
 
     def draw(self, rng, n):
-        """n full frames, with up to 20 seconds before them as text; start of the stream if there are none"""
+        """n full frames: half the time the stream's first ones, else with up to 20 seconds before them as text"""
         features, history = self.items[rng.integers(len(self.items))]
         if isinstance(history, list):
             n = min(n, FOOTAGE_FRAMES)
-        n_before, n_frames = len(history) - len(features), len(features)
-        first = int(rng.integers(0, n_frames - n + 1))
-        n_old = 0
-        if rng.random() < 0.35:
+        n_before, first, n_old = len(history) - len(features), 0, 0
+        if rng.random() < 0.5:  # a stream's first look was encoded with nothing before it
+            first = int(rng.integers(0, len(features) - n + 1))
             n_old = int(rng.integers(1, min(21, n_before + first + 1)))
         start = n_before + first
         return features[first : first + n].float(), history[start - n_old : start + n], n_old
@@ -71,18 +69,38 @@ class OracleFeatures:
         w, h = list(W.ASPECTS.values())[rng.integers(4)]
         n_old = int(rng.integers(1, 12)) if n > 1 and rng.random() < 0.25 else 0
         history, _ = S.random_history(rng, n + n_old, w / h)
-        flat = (rng.normal(0, 0.35, (n, S.N_CELLS, LOOKS)) + rng.normal(0, 0.5, LOOKS)).astype(np.float32)
-        return self.sight.drawn(self.oracle(history[n_old:], rng), torch.from_numpy(flat)), history, n_old
+        return self.tokens(rng, self.oracle(history[n_old:], rng), history, n_old), history, n_old
 
     def draw_footage(self, rng, n):
         n_old = int(rng.integers(1, 12)) if n > 1 and rng.random() < 0.25 else 0
         n = min(n, FOOTAGE_FRAMES)
-        pixels, history = footage.sequence(rng, n_old, n)
-        marks = torch.stack([self.sight.marks(second.marks) for second in history[n_old:]])
-        noise = [torch.from_numpy(rng.standard_normal(x, np.float32)) for x in ((n, S.N_CELLS, LOOKS), marks.shape)]
-        doubt = torch.from_numpy(rng.uniform(0.4, 1, (n, S.N_CELLS, 1)).astype(np.float32))
-        tokens = self.sight.footage(self.sight.looks(pixels) + 0.12 * noise[0], marks * doubt + 0.1 * noise[1])
-        return tokens, history, n_old
+        history = footage.truth(rng, n_old + n)
+        noise = torch.from_numpy(rng.standard_normal((n, S.N_CELLS, self.oracle.words.shape[1]), np.float32))
+        return self.tokens(rng, self.sight.quiet + 0.03 * noise, history, n_old), history, n_old
+
+    def tokens(self, rng, words, history, n_old):
+        codes = [self.doubted(rng, self.sight.codes(history, t)) for t in range(n_old, len(history))]
+        return self.sight.tokens(words, torch.stack(codes))
+
+    def doubted(self, rng, codes):
+        """as an encoder says them that is not sure: weaker, partly beside the place, partly of another kind"""
+        codes = codes.numpy()
+        kinds = codes[:, : SAID + 1]
+        for cell in np.flatnonzero(kinds.any(1) & (kinds[:, 7:10].sum(1) == 0)):
+            sure = rng.uniform(0.35, 1.1)
+            code = kinds[cell] * sure
+            kinds[cell] = 0
+            kinds[cell] += code
+            if rng.random() < 0.25:
+                code[rng.integers(7)] += rng.uniform(0.05, 0.35) * STRENGTH
+                kinds[cell] = code
+            if rng.random() < 0.3:
+                row, column = np.clip((cell // 8 + rng.integers(-1, 2), cell % 8 + rng.integers(-1, 2)), 0, 7)
+                kinds[row * 8 + column] += code * rng.uniform(0.1, 0.7)
+        if rng.random() < 0.3:
+            kinds[rng.integers(S.N_CELLS), rng.integers(SAID + 1)] += rng.uniform(0.05, 0.3) * STRENGTH
+        kinds[:, 7:10] *= rng.uniform(0.5, 1.1)
+        return torch.from_numpy(codes + rng.normal(0, 0.12, codes.shape).astype(np.float32))
 
 
 def draw_batch(rng, source, n_frames, n_questions, n_tokens, keep, contract):
@@ -131,13 +149,6 @@ class Trainer(nn.Module):
         fits = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape and k != "decoder.embed.weight"}
         self.load_state_dict({**own, **fits})
         return [k for k in own if k not in fits]
-
-    def look_twice(self):
-        """The head that will look at the same cell one frame earlier begins as a silent copy of the one that follows objects."""
-        block, n = self.decoder.blocks[1], DECODER["head_dim"]
-        with torch.no_grad():
-            block.q.weight[n : 2 * n] = block.q.weight[:n]
-            block.o.weight[:, n : 2 * n] = 0
 
     def embed(self, batch, features):
         x = self.decoder.embed(batch.tokens)
@@ -226,21 +237,6 @@ class Trainer(nn.Module):
         return " ".join(f"{k} {a / n:.2f}" for k, (a, n) in sorted(right.items()))
 
 
-def share_gradients(trainer, progress):
-    """Averages gradients and the clock over both processes, so that they stay one model."""
-    for p in trainer.parameters():
-        if p.grad is None:
-            p.grad = torch.zeros_like(p)
-    flat = torch.cat([p.grad.flatten() for p in trainer.parameters()] + [torch.tensor([progress])])
-    torch.distributed.all_reduce(flat)
-    flat /= 2
-    at = 0
-    for p in trainer.parameters():
-        p.grad.copy_(flat[at : at + p.numel()].view_as(p))
-        at += p.numel()
-    return flat[-1].item()
-
-
 def main():
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("--out", required=True)
@@ -260,7 +256,6 @@ def main():
     p.add_argument("--windows", type=float, default=0.0, help="share of batches with a random visual window")
     p.add_argument("--footage", type=float, default=0.45, help="share of footage among oracle tokens")
     p.add_argument("--average-from", type=float, default=0.5, help="progress from which weights are averaged")
-    p.add_argument("--look-twice", action="store_true", help="for weights from before footage")
     p.add_argument("--auxiliary", type=float, default=1.0)
     p.add_argument("--rank", type=int, default=-1, help="of two processes that share their gradients: 0 or 1")
     p.add_argument("--port", type=int, default=29517)
@@ -269,12 +264,10 @@ def main():
     torch.manual_seed(a.seed)
     rng = np.random.default_rng(a.seed + 1000 * max(a.rank, 0))
     if a.rank >= 0:
-        torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{a.port}", rank=a.rank, world_size=2)
+        join(a.rank, a.port)
     trainer = Trainer()
     if a.init:
         print("new:", trainer.load(torch.load(a.init)["trainer"]), flush=True)
-    if a.look_twice:
-        trainer.look_twice()
     source = Features(a.features) if a.features else OracleFeatures(trainer.oracle, a.footage)
     held_rng, held = np.random.default_rng(777), source
     if a.held:
@@ -303,7 +296,7 @@ def main():
         loss.backward()
         progress = (time.time() - start) / a.seconds
         if a.rank >= 0:
-            progress = share_gradients(trainer, progress)
+            progress = share_gradients([trainer], progress)
         optimizers.step(schedule(step, progress, decay_from=a.decay_from))
         average.step(progress >= a.average_from)
         step, n_tokens, mean = step + 1, n_tokens + drawn[0].n_tokens, 0.95 * mean + 0.05 * answers

@@ -29,16 +29,19 @@ def random_size(rng):
     return name, int(w * scale), int(h * scale)
 
 
-def picture(rng, n_max, held_out=0):
+def shot(scene, w, h):
     """128x128 pixels, owner per pixel of the squashed square, objects"""
-    name, w, h = random_size(rng)
-    n = int(rng.integers(0, n_max + 1)) if rng.random() < 0.3 else int(rng.integers(1, n_max + 1))
-    world = W.World(rng.integers(1 << 62), aspect=w / h, n_start=n, held_out=held_out)
-    scene = world.scene()
     rgb, owner = W.draw(scene, w, h, True)
     rows = (np.arange(W.SIZE) * h + h // 2) // W.SIZE
     columns = (np.arange(W.SIZE) * w + w // 2) // W.SIZE
     return W.frame_path(rgb), owner[rows][:, columns], scene["objects"][0, : scene["n_objects"][0]]
+
+
+def picture(rng, n_max, held_out=0):
+    """as shot() of a random scene"""
+    name, w, h = random_size(rng)
+    n = int(rng.integers(0, n_max + 1)) if rng.random() < 0.3 else int(rng.integers(1, n_max + 1))
+    return shot(W.World(rng.integers(1 << 62), aspect=w / h, n_start=n, held_out=held_out).scene(), w, h)
 
 
 def patch_owner(owner):
@@ -48,17 +51,20 @@ def patch_owner(owner):
     return np.where(counts.max(-1) > 15, counts.argmax(-1), 255)
 
 
-def batch(rng, n, n_max, held_out=0, objects=False):
-    everything = []
+def batch(rng, n, n_max, held_out=0):
+    return dense([picture(rng, n_max, held_out) for _ in range(n)])
+
+
+def dense(pictures):
+    """pixels, and labels of cells and patches, of what picture() returns"""
+    n = len(pictures)
     out = dict(pixels=np.zeros((n, W.SIZE, W.SIZE, 3), np.uint8), cell_shape=np.full((n, GRID, GRID), -1),
                cell_colour=np.full((n, GRID, GRID), -1), cell_offset=np.zeros((n, GRID, GRID, 3), np.float32),
                patch_shape=np.full((n, 16, 16), -1), patch_colour=np.full((n, 16, 16), -1),
                patch_offset=np.zeros((n, 16, 16, 2), np.float32))
     centre = (np.arange(16) + 0.5) / 16
-    for b in range(n):
-        out["pixels"][b], owner, there = picture(rng, n_max, held_out)
-        owner = patch_owner(owner)
-        everything.append(there)
+    for b, (pixels, owner, there) in enumerate(pictures):
+        out["pixels"][b], owner = pixels, patch_owner(owner)
         for k, o in enumerate(there):
             i, j = int(o["y"] * GRID), int(o["x"] * GRID)
             out["cell_shape"][b, i, j], out["cell_colour"][b, i, j] = o["shape"], o["colour"]
@@ -67,10 +73,7 @@ def batch(rng, n, n_max, held_out=0, objects=False):
             out["patch_shape"][b][mine], out["patch_colour"][b][mine] = o["shape"], o["colour"]
             to = np.stack(np.broadcast_arrays((o["x"] - centre)[None, :] * 8, (o["y"] - centre)[:, None] * 8), -1)
             out["patch_offset"][b][mine] = to[mine]
-    data = {k: torch.from_numpy(v).flatten(1, 2) if k != "pixels" else torch.from_numpy(v) for k, v in out.items()}
-    if objects:
-        data["objects"] = everything
-    return data
+    return {k: torch.from_numpy(v).flatten(1, 2) if k != "pixels" else torch.from_numpy(v) for k, v in out.items()}
 
 
 class Heads(nn.Module):
@@ -138,7 +141,7 @@ def main():
     heads = Heads(ENCODER["width"], DECODER["width"])
     if a.init:
         state = torch.load(a.init)
-        encoder.load_state_dict(state["encoder"])
+        encoder.load(state["encoder"])
         if "heads" in state:
             heads.load_state_dict(state["heads"])
     optimizers = Optimizers([encoder, heads], a.lr, a.lr / 10)
