@@ -267,7 +267,9 @@ class Average:
 
 def schedule(step, progress, warmup=40, decay_from=0.6, floor=0.02):
     """warm-up by steps, then constant, then linear decay over the rest of the time"""
-    return min(1, (step + 1) / warmup) * (1 if progress < decay_from else max(floor, (1 - progress) / (1 - decay_from)))
+    if progress < decay_from or decay_from >= 1:
+        return min(1, (step + 1) / warmup)
+    return max(floor, (1 - progress) / (1 - decay_from))
 
 
 def join(rank, port):
