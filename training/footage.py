@@ -290,6 +290,12 @@ def words(kind, event):
     return f"Something moves {W.DIRECTIONS[event['direction']]}, {place}."
 
 
+def any_words(rng):
+    """a caption, or silence, of no second"""
+    kind = int(rng.choice([QUIET, APPEARED, LEFT, MOVES, LIGHT], p=[0.3, 0.12, 0.12, 0.43, 0.03]))
+    return words(kind, dict(at=rng.random(2), direction=int(rng.integers(4))))
+
+
 class Second:
     """The truth of one second: what is said, about which thing, and where everything that is present is."""
 

@@ -15,7 +15,7 @@ LAST_QUESTIONS = ["What happened last?", "What was the last change?", "What chan
                   "What was the last event?", "Tell me what happened last.", "What just happened?", "What happened?"]
 EMPTY_WORLD = ("exists", "count", "what_at", "unknown", "shape", "unknown")
 MOVING, WHERE, LAST = (2 + len(W.CATEGORIES) + k for k in range(3))  # labels
-FORGETS = 0.6  # share of samples in which nothing sees what was said before
+FORGETS, LIED_TO = 0.45, 0.4  # shares of samples in which nothing sees what was said before; in which other things were said
 NAMES = {MOVING: "moving?", WHERE: "where moving?", LAST: "last in footage"}
 
 
@@ -24,10 +24,14 @@ class FootageSample(S.Sample):
 
     def main(self):
         """a quarter of the captions repeat the one before, and their words answer questions: copying would do for seeing"""
+        chance = self.rng.random()
+        self.lied_to = self.n_old > 0 and FORGETS < chance < FORGETS + LIED_TO
         super().main()
-        self.hidden = self.said if self.rng.random() < FORGETS else []
+        self.hidden = self.said[self.n_old if self.lied_to else 0 :] if chance < FORGETS + LIED_TO else []
 
     def caption(self, t):
+        if self.lied_to and t < self.n_old:
+            return F.any_words(self.rng)
         return self.history[t].text
 
     def point_caption(self, t, f, n):

@@ -34,8 +34,8 @@ FOOTAGE_FRAMES = 4  # what is said is in the frame's own tokens; the drawn world
 class Features:
     """Cached (features, history) of sequences, as cache_features.py writes them."""
 
-    def __init__(self, folder):
-        self.folder, self.seen, self.items = folder, set(), []
+    def __init__(self, folder, share=None):
+        self.folder, self.share, self.seen, self.items = folder, share, set(), []
         self.scan()
 
     def scan(self):
@@ -47,6 +47,9 @@ class Features:
     def draw(self, rng, n):
         """n full frames: half the time the stream's first ones, else with up to 20 seconds before them as text"""
         features, history = self.items[rng.integers(len(self.items))]
+        real = rng.random() < self.share if self.share is not None else None
+        while real is not None and isinstance(history, list) != real:
+            features, history = self.items[rng.integers(len(self.items))]
         if isinstance(history, list):
             n = min(n, FOOTAGE_FRAMES)
         n_before, first, n_old = len(history) - len(features), 0, 0
@@ -254,7 +257,7 @@ def main():
                    help="from progress : frames : questions a frame : share in the contract's words")
     p.add_argument("--singles", type=float, default=0.1, help="share of batches of single frames")
     p.add_argument("--windows", type=float, default=0.0, help="share of batches with a random visual window")
-    p.add_argument("--footage", type=float, default=0.45, help="share of footage among oracle tokens")
+    p.add_argument("--footage", type=float, default=0.45, help="share of footage among sequences")
     p.add_argument("--average-from", type=float, default=0.5, help="progress from which weights are averaged")
     p.add_argument("--auxiliary", type=float, default=1.0)
     p.add_argument("--rank", type=int, default=-1, help="of two processes that share their gradients: 0 or 1")
@@ -268,7 +271,7 @@ def main():
     trainer = Trainer()
     if a.init:
         print("new:", trainer.load(torch.load(a.init)["trainer"]), flush=True)
-    source = Features(a.features) if a.features else OracleFeatures(trainer.oracle, a.footage)
+    source = Features(a.features, a.footage) if a.features else OracleFeatures(trainer.oracle, a.footage)
     held_rng, held = np.random.default_rng(777), source
     if a.held:
         held = Features("/nonexistent")
