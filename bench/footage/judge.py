@@ -5,8 +5,8 @@
 
 Two clips out of Debian packages, which no training ever opens: opencv-doc's vtest.avi, a busy street, and node-opencv's
 motion.mov, a coin on a table that a pen pushes. vlmd looks at them as a user's `vlmd run` does, once a second of the
-clip, leaving out no look; truth.py tells what happens, score.py compares, control.py is a program without a model
-beside it. Without network, the packages, numpy or OpenCV it says so and exits with 77.
+clip, leaving out no look; truth.py tells what happens, score.py compares. Beside it: control.py, a program without a
+model, and knower.py, which knows the truth and says one sentence a second. Without network, the packages, numpy or OpenCV it says so and exits with 77.
 
 Clips and truths are kept in $VLMD_FOOTAGE, else vlmd/footage under $XDG_CACHE_HOME.
 """
@@ -55,8 +55,12 @@ def clip_of(package, cache):
     return kept
 
 
+def kept_truth(clip, cache):
+    return f"{cache}/{os.path.basename(clip)}-{truth.VERSION}-{cv2.__version__}.json"
+
+
 def truth_of(clip, cache):
-    kept = f"{cache}/{os.path.basename(clip)}-{truth.VERSION}-{cv2.__version__}.json"
+    kept = kept_truth(clip, cache)
     if not os.path.exists(kept):
         print(f"judge: tracking what moves in {clip}", flush=True)
         made, _ = truth.make(clip)
@@ -94,6 +98,9 @@ def main():
     rows.append(("model", score.report("vtest.avi, model", facts, watch(args.vlmd, model, street, f"{cache}/street.jsonl"))))
     subprocess.run([sys.executable, f"{HERE}/control.py", street, f"{cache}/control.jsonl"], check=True)
     rows.append(("control", score.report("vtest.avi, differences of looks", facts, score.read_captions(f"{cache}/control.jsonl"))))
+    knows = f"{cache}/knower.jsonl"
+    subprocess.run([sys.executable, f"{HERE}/knower.py", kept_truth(street, cache), knows], check=True)
+    rows.append(("knower", score.report("vtest.avi, one true sentence a second", facts, score.read_captions(knows))))
     captions = watch(args.vlmd, model, table, f"{cache}/table.jsonl")
     print(f"motion.mov: {len(captions)} captions")
     for c in captions:
