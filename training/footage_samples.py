@@ -15,7 +15,7 @@ LAST_QUESTIONS = ["What happened last?", "What was the last change?", "What chan
                   "What was the last event?", "Tell me what happened last.", "What just happened?", "What happened?"]
 EMPTY_WORLD = ("exists", "count", "what_at", "unknown", "shape", "unknown")
 MOVING, WHERE, LAST = (2 + len(W.CATEGORIES) + k for k in range(3))  # labels
-FORGETS, LIED_TO = 0.45, 0.4  # shares of samples in which nothing sees what was said before; in which other things were said
+LIED_TO = 0.8  # share of samples whose stream has other captions than the true ones
 NAMES = {MOVING: "moving?", WHERE: "where moving?", LAST: "last in footage"}
 
 
@@ -24,15 +24,17 @@ class FootageSample(S.Sample):
 
     def main(self):
         """a quarter of the captions repeat the one before, and their words answer questions: copying would do for seeing"""
-        chance = self.rng.random()
-        self.lied_to = self.n_old > 0 and FORGETS < chance < FORGETS + LIED_TO
+        self.lied_to = self.rng.random() < LIED_TO
         super().main()
-        self.hidden = self.said[self.n_old if self.lied_to else 0 :] if chance < FORGETS + LIED_TO else []
 
     def caption(self, t):
-        if self.lied_to and t < self.n_old:
-            return F.any_words(self.rng)
         return self.history[t].text
+
+    def told(self, t, said):
+        if not self.lied_to:
+            return said
+        text = F.any_words(self.rng)
+        return (S.vocabulary.encode(" " + text) if text else []) + [S.vocabulary.end]
 
     def point_caption(self, t, f, n):
         second = self.history[t]
@@ -52,9 +54,9 @@ class FootageSample(S.Sample):
     def fork(self, f):
         t, r = self.n_old + f, self.rng
         second = self.history[t]
-        kind = r.choice([MOVING, WHERE, LAST, 0], p=[0.2, 0.55, 0.1, 0.15])
+        kind = r.choice([MOVING, WHERE, LAST, 0], p=[0.2, 0.35, 0.3, 0.15])
         moving = [o for o in second.things if o["direction"] >= 0]
-        if kind == LAST and not self.hidden:
+        if kind == LAST and not self.lied_to:
             texts = [s.text for s in self.history[1 : t + 1] if s.text]
             self.push_fork(f, LAST_QUESTIONS[r.integers(len(LAST_QUESTIONS))], texts[-1] if texts else "Nothing.", LAST)
         elif kind in (MOVING, WHERE) and f > 0 and self.keep > 1:

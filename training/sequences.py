@@ -67,7 +67,6 @@ class Sample:
         self.group, self.limit = [], []  # fork of a token, 0: the stream; end of what it sees of the stream
         self.pointers = []  # (query, key, layer): where a supervised head should look
         self.image_at, self.fork_at = [], []
-        self.said, self.hidden = [], []  # (start, end) of what was said; those of them that nothing later sees
         self.quiz = W.Quiz(rng.integers(1 << 62))
         self.names = list(weights)
         self.p = np.array([weights[n] for n in self.names]) / sum(weights.values())
@@ -85,7 +84,7 @@ class Sample:
         self.limit += range(len(self.limit) + 1, len(self.limit) + 1 + len(ids))
 
     def main(self):
-        v = vocabulary
+        v, asides = vocabulary, []
         self.push(v.encode_marked(SINK), -1000)
         for t in range(len(self.history)):
             full = t >= self.n_old
@@ -99,15 +98,39 @@ class Sample:
             said = (v.encode(" " + text) if text else []) + [v.end]
             # a first frame with nothing before it is silent; behind old turns it was spoken about with frames now gone
             learn = full and (f > 0 or self.n_old == 0)
-            if learn and text and f > 0 and self.keep > 1:
+            told = self.told(t, said)
+            if learn and told is not said:
+                asides.append((len(self.tokens), t, f, said))
+            elif learn and text and f > 0 and self.keep > 1:
                 self.point_caption(t, f, len(said))
-            self.said.append((len(self.tokens), len(self.tokens) + len(said)))
-            self.push(said, f, CAPTION if learn else 0)
+            self.push(told, f, CAPTION if learn and told is said else 0)
             if full:
                 self.fork_at.append(len(self.tokens))
                 if f > 0 and self.keep > 1:
                     self.point_before(t, f)
         self.position = list(range(len(self.tokens)))
+        for aside in asides:
+            self.push_aside(*aside)
+
+    def told(self, t, said):
+        """the tokens that the stream has for what is said in second t"""
+        return said
+
+    def push_aside(self, end, t, f, said):
+        """what is said where the stream has something else: learned on a fork, which begins before it"""
+        start = len(self.tokens)
+        self.push(self.tokens[end - 1 : end], f)
+        if len(said) > 1 and f > 0 and self.keep > 1:
+            self.point_caption(t, f, len(said))
+        self.push(said, f, CAPTION)
+        self.branch(start, end - 1)
+
+    def branch(self, start, end):
+        """the tokens from start on are a fork of the stream's first `end`"""
+        n = len(self.tokens) - start
+        self.limit[start:] = [end] * n
+        self.group[start:] = [1 + max(self.group)] * n
+        self.position += range(end, end + n)
 
     def caption(self, t):
         return W.caption(self.history, t)
@@ -158,10 +181,7 @@ class Sample:
         start, end = len(self.tokens), self.fork_at[f]
         self.push(ask, f)
         self.push(said, f, label)
-        n = len(ask) + len(said)
-        self.limit[start:] = [end] * n
-        self.group[start:] = [1 + max(self.group)] * n
-        self.position += range(end, end + n)
+        self.branch(start, end)
         first = start + len(ask) - 1
         keys = [start + i for i, token in enumerate(ask) if vocabulary.tokens[token].strip("\u0120").lower() in KEY_WORDS]
         self.pointers += [(first, k, 0) for k in keys]
@@ -190,8 +210,6 @@ class Batch:
             seen = stream | own
             image = self.tokens[i, :m] == vocabulary.image
             seen &= ~(image[None, :] & (frame[:, None] - frame[None, :] >= s.keep))
-            for start, end in s.hidden:
-                seen[end:, start:end] = False
             self.mask[i, 0, :m, :m] = seen
             self.mask[i, 0, m:, 0] = True
         self.bias = torch.zeros(b, 1, n, n, dtype=HALF).masked_fill(~self.mask, -30000.0)
