@@ -19,12 +19,12 @@ STRENGTH, WIDELY = 4.0, 1.5  # of what happens in a cell, and of what happens to
 
 class Sight:
     def __init__(self, oracle):
-        used = torch.cat([oracle.rows, oracle.where])
-        _, values, directions = torch.linalg.svd(used, full_matrices=True)
-        free = directions[(values > 1e-4).sum() :]
-        g = torch.Generator().manual_seed(53)
-        mix, _ = torch.linalg.qr(torch.randn(len(free), CODES, generator=g))
-        self.axes = mix.T @ free  # [CODES, width], orthonormal
+        _, values, directions = torch.linalg.svd(torch.cat([oracle.rows, oracle.where]), full_matrices=False)
+        used = directions[values > 1e-4]
+        axes = torch.randn(CODES, used.shape[1], generator=torch.Generator().manual_seed(53))
+        axes = axes - axes @ used.T @ used  # no basis of what is left free: each library has another
+        q, r = torch.linalg.qr(axes.T)
+        self.axes = (q * r.diagonal().sign()).T  # [CODES, width], orthonormal
         self.quiet = oracle.rows[0] + oracle.where
 
     def codes(self, history, t):
