@@ -16,7 +16,7 @@ struct vl_prune {
     struct vl_kv *kv; /* the fork, borrowed */
     uint32_t n_layers, grid_w, grid_h;
     uint32_t budget;     /* tokens of all in view that a layer may go on seeing; 0: the policy's measure. With
-                          * room for all     nothing is left out, whatever that measure */
+                          * room for all nothing is left out, whatever that measure */
     uint32_t n_visual;   /* in view of the fork */
     uint32_t n_pruned;   /* out: that the layer that sees fewest no longer sees */
     uint32_t max_tokens; /* of the fork, now */

@@ -25,6 +25,7 @@ from sight import CODES, REAL, SAID, Sight
 PAIRS = 4  # of a scene, after each other
 LIVELY = 0.6  # share of scenes of footage without spells in which all stands
 STILL = 0.12  # share of looks with nothing before them
+HELD = 96, 160  # held pairs of the drawn world and of footage
 EDGE = np.arange(16) * 8.0  # of patches
 
 
@@ -84,8 +85,6 @@ def footage_batch(rng, n, sight):
             now.append(pixels[t])
             before.append(pixels[t if still else t - 1])
             targets.append(sight.tokens(sight.quiet, sight.codes(history, 0 if still else 2 + t)))
-            if still:
-                targets[-1] = targets[-1] + sight.axes[REAL]
             moved.append(torch.zeros(256, 4) if still else ways(history, 2 + t))
     return torch.from_numpy(np.stack(now)), torch.from_numpy(np.stack(before)), torch.stack(targets), torch.stack(moved)
 
@@ -199,10 +198,9 @@ def main():
         happens.load_state_dict(state["happens"])
     oracle = S.Oracle(DECODER["width"])
     sight = Sight(oracle)
-    held = batch(np.random.default_rng(5), 256, 160, oracle, sight)
-    n_held = 96
-    held_mean = torch.cat([held[1][:n_held].mean((0, 1)).expand(n_held, S.N_CELLS, -1), held[1][n_held:].mean((0, 1)).expand(160, S.N_CELLS, -1)])
-    spreads = [v.item() for v in parts(held[1] - held_mean, n_held, held[1], oracle, sight)]
+    held = batch(np.random.default_rng(5), sum(HELD), HELD[1], oracle, sight)
+    held_mean = torch.cat([t.mean((0, 1)).expand_as(t) for t in held[1].split(HELD)])
+    spreads = [v.item() for v in parts(held[1] - held_mean, HELD[0], held[1], oracle, sight)]
     if not a.keep_connector:
         ridge(encoder, np.random.default_rng(a.seed), oracle, sight, 16 if a.footage else 0)
     modules = [encoder, heads, moved, happens]
@@ -214,11 +212,11 @@ def main():
     def report():
         with torch.no_grad(), autocast():
             tokens = torch.cat([average.module(*x) for x in zip(held[0]["pixels"].split(32), held[0]["before"].split(32))]).float()
-        left = parts(tokens - held[1], n_held, held[1], oracle, sight)
+        left = parts(tokens - held[1], HELD[0], held[1], oracle, sight)
         print(f"{time.time() - start:.0f} s, {step * a.batch} pairs, R2 of words, drawn events, footage's",
               *[f"{1 - x.item() / v:.4f}" for x, v in zip(left, spreads)],
-              "\n    drawn:", seen(tokens[:n_held], held[1][:n_held], sight),
-              "\n    footage:", seen(tokens[n_held:], held[1][n_held:], sight), flush=True)
+              "\n    drawn:", seen(tokens[: HELD[0]], held[1][: HELD[0]], sight),
+              "\n    footage:", seen(tokens[HELD[0] :], held[1][HELD[0] :], sight), flush=True)
         torch.save(dict(encoder=average.module.state_dict(), heads=heads.state_dict(), moved=moved.state_dict(),
                         happens=happens.state_dict(), last=encoder.state_dict()), a.out + ".new")
         os.replace(a.out + ".new", a.out)
