@@ -16,12 +16,15 @@
 
 #include <fcntl.h>
 #include <gst/app/gstappsink.h>
+#include <gst/app/gstappsrc.h>
 #include <gst/gst.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
+#define MAX_READ (64u << 20) /* bytes of a file at a time: more than any sample of a real one */
 #define FRAME_NS                                                                                             \
     (40 * VL_NSEC_PER_MSEC) /* between the last picture and the first of the next turn, if unknown */
 
@@ -35,11 +38,14 @@ struct file_source {
     /* one turn; the streaming thread's while the pipeline runs */
     GstElement *pipeline;
     const struct vl_gst_codec *codec; /* of the stream we watch; NULL: none found yet */
+    GstElement *demuxer;              /* NULL: none yet, or none is needed */
+    bool reads_anywhere;              /* the demuxer: it pulls, where the file lets it */
     GstElement *decoder_end;          /* its source pad has raw pictures; NULL: no decoder yet */
     GstSegment segment;
     struct vl_error error; /* the first thing that went wrong */
     char seen[64];         /* a stream that was there and is not ours, for the message */
     uint64_t n_pictures;
+    off_t read_at; /* in a file that can be read anywhere */
     /* over all turns */
     int64_t base_ns, last_ns, step_ns; /* of the turn's times; last time given; between the last two */
 };
@@ -68,11 +74,14 @@ static GstElement *add(struct file_source *f, const char *factory)
     return e;
 }
 
-/* Links the source pad to e's sink pad, then lets e run: data comes as soon as it is linked. */
+/* Links the source pad to e's sink pad, and lets e run. A demuxer must be linked first: when it starts it
+ * looks whether it may read anywhere; all else runs first, since data comes as soon as it is linked. */
 static bool attach(struct file_source *f, GstPad *src, GstElement *e)
 {
     GstPad *sink = gst_element_get_static_pad(e, "sink");
-    bool ok = sink && gst_element_sync_state_with_parent(e) && gst_pad_link(src, sink) == GST_PAD_LINK_OK;
+    bool first = e == f->demuxer && f->reads_anywhere && f->seekable;
+    bool ok = sink && (first || gst_element_sync_state_with_parent(e)) &&
+              gst_pad_link(src, sink) == GST_PAD_LINK_OK && (!first || gst_element_sync_state_with_parent(e));
     if (sink)
         gst_object_unref(sink);
     if (!ok)
@@ -303,11 +312,12 @@ static void on_type(GstElement *typefind, guint probability, GstCaps *caps, gpoi
     const char *name = vl_gst_demuxer_for(caps);
     const struct vl_gst_codec *codec = vl_gst_codec_for(caps);
     if (name) {
-        GstElement *demuxer = add(f, name);
-        if (demuxer) {
-            (void)g_signal_connect(demuxer, "pad-added", G_CALLBACK(on_pad), f);
-            (void)g_signal_connect(demuxer, "no-more-pads", G_CALLBACK(on_no_more_pads), f);
-            (void)attach(f, src, demuxer);
+        f->demuxer = add(f, name);
+        f->reads_anywhere = !strcmp(name, "qtdemux");
+        if (f->demuxer) {
+            (void)g_signal_connect(f->demuxer, "pad-added", G_CALLBACK(on_pad), f);
+            (void)g_signal_connect(f->demuxer, "no-more-pads", G_CALLBACK(on_no_more_pads), f);
+            (void)attach(f, src, f->demuxer);
         }
     } else if (codec) {
         add_stream(f, src, codec);
@@ -325,19 +335,75 @@ static void on_type(GstElement *typefind, guint probability, GstCaps *caps, gpoi
 /* ------------------------------------------------------------------------------------------------ one turn
  */
 
+/* The streaming thread asks for bytes of a file, in any order: demuxers that may choose lose nothing where
+ * one track's bytes end before another's, which they do when they are fed from front to back. */
+static gboolean on_seek(GstAppSrc *src, guint64 offset, gpointer user)
+{
+    struct file_source *f = user;
+    (void)src;
+    if (offset > INT64_MAX)
+        return FALSE;
+    f->read_at = (off_t)offset;
+    return TRUE;
+}
+
+static void on_need(GstAppSrc *src, guint length, gpointer user)
+{
+    struct file_source *f = user;
+    struct stat st;
+    guint64 left = fstat(f->fd, &st) == 0 && st.st_size > f->read_at ? (guint64)(st.st_size - f->read_at) : 0;
+    gsize n = MIN(MIN(length, MAX_READ), left), done = 0;
+    GstBuffer *b = n ? gst_buffer_new_allocate(NULL, n, NULL) : NULL;
+    GstMapInfo map;
+    if (b && gst_buffer_map(b, &map, GST_MAP_WRITE)) {
+        while (done < n) {
+            ssize_t got = pread(f->fd, map.data + done, n - done, f->read_at + (off_t)done);
+            if (got <= 0 && !(got < 0 && errno == EINTR))
+                break;
+            done += got > 0 ? (gsize)got : 0;
+        }
+        gst_buffer_unmap(b, &map);
+    }
+    if (!done) {
+        if (b)
+            gst_buffer_unref(b);
+        (void)gst_app_src_end_of_stream(src); /* the end, or what reads like it */
+        return;
+    }
+    gst_buffer_resize(b, 0, (gssize)done);
+    f->read_at += (off_t)done;
+    (void)gst_app_src_push_buffer(src, b); /* refused while it is being stopped */
+}
+
+static GstElement *add_bytes(struct file_source *f)
+{
+    GstElement *src = add(f, f->seekable ? "appsrc" : "fdsrc");
+    struct stat st;
+    if (src && !f->seekable)
+        g_object_set(src, "fd", f->fd, NULL);
+    if (!src || !f->seekable)
+        return src;
+    f->read_at = 0;
+    g_object_set(src, "format", GST_FORMAT_BYTES, "stream-type", GST_APP_STREAM_TYPE_RANDOM_ACCESS, "size",
+                 fstat(f->fd, &st) == 0 ? (gint64)st.st_size : (gint64)-1, "blocksize", 65536u, NULL);
+    GstAppSrcCallbacks on = {.need_data = on_need, .seek_data = on_seek};
+    gst_app_src_set_callbacks(GST_APP_SRC(src), &on, f, NULL);
+    return src;
+}
+
 static int build(struct file_source *f)
 {
     f->pipeline = gst_pipeline_new(NULL);
     f->codec = NULL;
+    f->demuxer = NULL;
     f->decoder_end = NULL;
     f->seen[0] = '\0';
     f->n_pictures = 0;
     f->error = (struct vl_error){.code = 0};
     gst_segment_init(&f->segment, GST_FORMAT_UNDEFINED);
-    GstElement *src = add(f, "fdsrc"), *typefind = add(f, "typefind");
+    GstElement *src = add_bytes(f), *typefind = add(f, "typefind");
     if (!src || !typefind || !gst_element_link(src, typefind))
         return vl_error_set(&f->error, -ENOSYS, "GStreamer's core elements are not installed");
-    g_object_set(src, "fd", f->fd, NULL);
     (void)g_signal_connect(typefind, "have-type", G_CALLBACK(on_type), f);
     return 0;
 }

@@ -415,6 +415,39 @@ static int part_of(int fd, off_t from, size_t len)
     return part;
 }
 
+/* Sound that goes on when the picture is over, but is stored to its end before the last pictures: fed from
+ * front to back, a QuickTime demuxer takes the sound's end for the film's. */
+static void test_sound_longer_than_pictures(void **state)
+{
+    (void)state;
+    if (!has_files)
+        skip();
+    vl_autofd fd =
+        clip("sound.mov", 80, "",
+             "x264enc speed-preset=ultrafast key-int-max=25 ! h264parse ! queue ! m. audiotestsrc "
+             "num-buffers=16 samplesperbuffer=1000 ! audio/x-raw,rate=8000,channels=1 ! alawenc ! queue "
+             "! m. qtmux name=m interleave-time=1000000000");
+    if (fd < 0)
+        skip();
+    size_t len = (size_t)lseek(fd, 0, SEEK_END), at = len;
+    vl_autofd slow = part_of(fd, 0, len);
+    char *bytes = malloc(len);
+    assert_non_null(bytes);
+    assert_int_equal(pread(fd, bytes, len, 0), len);
+    while (at > 4 && memcmp(bytes + at - 4, "mdhd", 4) != 0) /* the last one is the sound's */
+        at--;
+    assert_memory_equal(bytes + at + 12, "\0\0\x1f\x40", 4); /* 8,000 samples a second: 4,000 make 2 s 4 s */
+    assert_int_equal(pwrite(slow, "\0\0\x0f\xa0", 4, (off_t)at + 12), 4);
+    free(bytes);
+    struct child c;
+    watch_file(&c, slow, NULL);
+    assert_true(pump(&c, 1000, PATIENCE_MS));
+    assert_int_equal(c.last.state, VL_INGEST_ENDED);
+    assert_int_equal(c.last.n_in, 80);
+    assert_int_equal(c.n_frames, 4);
+    assert_int_equal(reap(&c), 0);
+}
+
 /* F29: whatever is left of a file ends in a named error or in the frames it has. */
 static void test_cut_files(void **state)
 {
@@ -595,6 +628,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_clips),
         cmocka_unit_test(test_loop_and_every_frame),
+        cmocka_unit_test(test_sound_longer_than_pictures),
         cmocka_unit_test(test_cut_files),
         cmocka_unit_test(test_no_video),
         cmocka_unit_test(test_size_bomb),
