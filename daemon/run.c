@@ -81,11 +81,11 @@ static void ask_next(struct run *r)
                        .max_tokens = r->a->max_tokens,
                        .text = ask->text,
                        .sampling = r->a->sampling};
-    struct vl_chosen chosen; /* of pictures; of a video they chose on arrival */
-    int k = vl_chosen_read(&chosen, r->a->n_images ? r->a->reducer : NULL, NULL, 0, &err);
+    struct vl_chosen chosen;
+    int k = vl_chosen_read(&chosen, r->a->reduces_questions ? r->a->reducer : NULL, NULL, 0, &err);
     q.reducer = chosen.reducer[0] ? chosen.reducer : NULL;
     q.reducer_params = chosen.reducer_params;
-    q.visual_budget = r->a->n_images ? r->a->tokens_per_frame : 0;
+    q.visual_budget = r->a->reduces_questions ? r->a->tokens_per_frame : 0;
     vl_run_out_question(&r->out, ask);
     if (k == 0)
         k = vl_engine_ask(r->engine, &q, &r->turn, &err);
@@ -214,14 +214,14 @@ static int open_session(struct run *r, struct vl_error *err)
 {
     const struct vl_run_args *a = r->a;
     struct vl_chosen chosen;
-    struct vl_session_opts o = {.visual_budget = a->tokens_per_frame,
+    struct vl_session_opts o = {.visual_budget = a->reduces_questions ? 0 : a->tokens_per_frame,
                                 .captions = !a->no_captions,
                                 .instruction = a->instruction,
                                 .sampling = VL_SAMPLING_GREEDY};
     uint64_t n_frames = a->window_usec / a->every_usec;
     if (a->window_usec && n_frames < 1)
         n_frames = 1;
-    int k = vl_chosen_read(&chosen, a->reducer, a->policy,
+    int k = vl_chosen_read(&chosen, a->reduces_questions ? NULL : a->reducer, a->policy,
                            n_frames < UINT32_MAX ? (uint32_t)n_frames : UINT32_MAX, err);
     vl_chosen_apply(&chosen, &o);
     if (k == 0)

@@ -34,8 +34,8 @@ static const char help[] =
     "  --window SPAN      how long a look stays in memory; the model's own\n"
     "  --gate none|change leave out looks that show nothing new; none\n"
     "  --tokens-per-frame N   visual tokens of a look, or of a view of a picture, that are read; all\n"
-    "  --reducer NAME[:KEY=VALUE,...]   which of them: vlmd reducers lists them; of looks\n"
-    "                     resolution, of pictures uniform\n"
+    "  --reducer NAME[:KEY=VALUE,...]   which of them: vlmd reducers lists them; those for questions\n"
+    "                     work on each --ask; of looks resolution, of pictures uniform\n"
     "  --policy NAME[:KEY=VALUE,...]    what leaves a full window: vlmd policies; sink_window\n"
     "  --instruction TEXT what the captions are to be about\n"
     "  --realtime         at the video's own pace, leaving out what the model has no time for; else at the\n"
@@ -109,11 +109,27 @@ static int instruction(struct vl_run_args *a, const char *text)
 }
 
 /* Checked here, before a model is read for nothing. */
-static int chosen(const char *name, enum vl_offer_kind kind, const char *text, const char **ret)
+static int policy(struct vl_run_args *a, const char *text)
 {
     struct vl_error err = {0};
-    *ret = text;
-    return vl_chosen_check(kind, name, text, &err) < 0 ? vl_subcommand_usage("run", "%s", err.msg) : 0;
+    a->policy = text;
+    return vl_chosen_check(VL_OFFER_POLICY, "--policy", text, &err) < 0
+               ? vl_subcommand_usage("run", "%s", err.msg)
+               : 0;
+}
+
+/* Of a video it works as looks arrive, if it can; else, as of pictures, on the fork of each question. */
+static int reducer(struct vl_run_args *a)
+{
+    struct vl_error err = {0};
+    int r = a->n_images ? -EINVAL : vl_chosen_check(VL_OFFER_REDUCER, "--reducer", a->reducer, &err);
+    a->reduces_questions = r < 0 && (a->n_images || a->n_asks) &&
+                           vl_chosen_check_asked(!a->n_images, "--reducer", a->reducer, &err) == 0;
+    if (r < 0 && !a->reduces_questions)
+        return vl_subcommand_usage("run", "%s", err.msg);
+    if (!a->tokens_per_frame && vl_chosen_needs_budget(a->reducer))
+        return vl_subcommand_usage("run", "--reducer %s does nothing without --tokens-per-frame", a->reducer);
+    return 0;
 }
 
 /* ---- what is looked at, and what is asked ---- */
@@ -183,8 +199,8 @@ static int check(struct vl_run_args *a)
         return vl_subcommand_usage("run", "--policy needs a video");
     if (!stream && !a->n_images && (a->reducer || a->tokens_per_frame))
         return vl_subcommand_usage("run", "--reducer and --tokens-per-frame need a video or a picture");
-    if (!a->tokens_per_frame && vl_chosen_needs_budget(a->reducer))
-        return vl_subcommand_usage("run", "--reducer %s does nothing without --tokens-per-frame", a->reducer);
+    if (reducer(a) != 0)
+        return VL_EXIT_USAGE;
     if (a->from.projector && !a->from.text)
         return vl_subcommand_usage("run", "--mmproj needs --model beside it");
     if (a->n_images && !a->n_asks)
@@ -278,9 +294,10 @@ static int take_setting(struct vl_run_args *a, int c, const char *value)
         a->tokens_per_frame = (uint32_t)v;
         return r;
     case REDUCER:
-        return chosen("--reducer", VL_OFFER_REDUCER, value, &a->reducer);
+        a->reducer = value;
+        return 0;
     case POLICY:
-        return chosen("--policy", VL_OFFER_POLICY, value, &a->policy);
+        return policy(a, value);
     case INSTRUCTION:
         return instruction(a, value);
     case MAX_TOKENS:

@@ -27,6 +27,7 @@ struct vl_run_args {
     bool no_captions, json, quiet, realtime;
     const char *instruction, *reducer, *policy; /* NULL: not said */
     uint32_t tokens_per_frame;                  /* 0: all */
+    bool reduces_questions;                     /* both are of questions, and not of looks as they arrive */
     uint64_t every_usec, window_usec;           /* window 0: the model's own */
     enum vl_gate gate;
     uint32_t max_tokens;

@@ -387,6 +387,9 @@ class Offers(Case):
             if o["needs_question"]:
                 _, err = self.run_vlmd(FAST, *TINY, "--reducer", o["name"], rc=2)
                 self.assertIn("needs a question", err)
+                for more in ["--tokens-per-frame", "3"], *([] if o["needs_budget"] else [[]]):
+                    got, err = self.records(FAST + "&seconds=2", *TINY, "--reducer", o["name"], "--ask", "What?", *more)
+                    self.assertEqual((of_type(got, "answer")[0]["status"], err), ("ok", ""), o["name"])
                 continue
             written = o["name"] + ":" + ",".join(f"{p['name']}={p['default']}" for p in o["options"] if p["type"] == "number")
             if o["needs_budget"]:
