@@ -15,7 +15,7 @@
 
 static const uint64_t NOT_SAID = UINT64_MAX;
 struct spec {
-    const char *name, *source, *model, *instruction, *gate, *reducer, *policy, *lifetime;
+    const char *name, *source, *model, *instruction, *gate, *reducer, *policy;
     uint64_t every, window, tokens_per_frame;
     bool no_captions, loop, realtime;
 };
@@ -64,8 +64,7 @@ static int put_spec(sd_bus_message *m, const struct spec *s, int fd)
         return r;
     r = fd >= 0 ? sd_bus_message_append(m, "{sv}", "Fd", "h", fd) : put_str(m, "Uri", s->source);
     if (r < 0 || (r = put_model(m, s->model)) < 0 || (r = put_str(m, "Instruction", s->instruction)) < 0 ||
-        (r = put_settings(m, s)) < 0 || (r = put_str(m, "Lifetime", s->lifetime)) < 0 ||
-        (r = put_bool(m, "Captions", s->no_captions, false)) < 0 ||
+        (r = put_settings(m, s)) < 0 || (r = put_bool(m, "Captions", s->no_captions, false)) < 0 ||
         (r = put_bool(m, "Loop", s->loop, true)) < 0 || (r = put_bool(m, "Realtime", s->realtime, true)) < 0)
         return r;
     return sd_bus_message_close_container(m);
@@ -143,7 +142,6 @@ static int cmd_add(struct vl_ctl *c, int argc, char **argv)
         {"--gate", VL_OPT_TEXT, &s.gate},
         {"--reducer", VL_OPT_TEXT, &s.reducer},
         {"--policy", VL_OPT_TEXT, &s.policy},
-        {"--lifetime", VL_OPT_TEXT, &s.lifetime},
         {"--no-captions", VL_OPT_FLAG, &s.no_captions},
         {"--loop", VL_OPT_FLAG, &s.loop},
         {"--realtime", VL_OPT_FLAG, &s.realtime},
@@ -311,8 +309,7 @@ const struct vl_verb vl_verb_stream = {
     .name = "stream",
     .usage = "  vlmctl stream add NAME FILE|test:[?seed=N&seconds=N] [--every SPAN] [--window SPAN] "
              "[--realtime] [--loop]\n"
-             "                [--model NAME] [--instruction TEXT] [--no-captions] [--gate none|change] "
-             "[--lifetime client|daemon]\n"
+             "                [--model NAME] [--instruction TEXT] [--no-captions] [--gate none|change]\n"
              "                [--tokens-per-frame N] [--reducer R[:KEY=VALUE,...]] "
              "[--policy P[:KEY=VALUE,...]]\n"
              "  vlmctl stream set NAME [--every SPAN] [--window SPAN] [--gate none|change] "

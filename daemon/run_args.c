@@ -35,7 +35,7 @@ static const char help[] =
     "  --gate none|change leave out looks that show nothing new; none\n"
     "  --tokens-per-frame N   visual tokens of a look, or of a view of a picture, that are read; all\n"
     "  --reducer NAME[:KEY=VALUE,...]   which of them: vlmd reducers lists them; those for questions\n"
-    "                     work on each --ask; of looks resolution, of pictures uniform\n"
+    "                     work on each --ask; resolution when none is named\n"
     "  --policy NAME[:KEY=VALUE,...]    what leaves a full window: vlmd policies; sink_window\n"
     "  --instruction TEXT what the captions are to be about\n"
     "  --realtime         at the video's own pace, leaving out what the model has no time for; else at the\n"

@@ -147,8 +147,9 @@ static int take_source(struct vl_stream_spec *s, const char *uri, int fd, sd_bus
     if (!uri == (fd < 0))
         return sd_bus_error_set(e, VL_BUS_INVALID_OPTION, "give one of Uri and Fd");
     if (uri && strncmp(uri, "test:", 5) != 0)
-        return sd_bus_error_set(e, VL_BUS_SOURCE_UNSUPPORTED,
-                                "only test: URIs; open a file yourself and pass it as Fd");
+        return sd_bus_error_set(
+            e, VL_BUS_SOURCE_UNSUPPORTED,
+            "nothing is fetched from a network yet: only test: URIs; open a file yourself and pass it as Fd");
     if (fd < 0)
         return set_string(&s->uri, uri);
     int r = check_fd(fd, e);
