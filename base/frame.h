@@ -27,6 +27,9 @@ enum {
     VL_FRAME_END = 1u << 2,     /* last of its stream */
 };
 
+/* No time of a medium is later, 36 years, so that sums of a few do not overflow. */
+#define VL_FRAME_MAX_PTS_NS (INT64_MAX / 8)
+
 /* One picture. Immutable from the moment a source publishes it. One producer, any number of readers; the last
  * unref calls release, from any thread, so release must only hand memory back (munmap, pool push, a credit).
  */

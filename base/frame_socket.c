@@ -333,8 +333,8 @@ int vl_frame_packet_check(const struct vl_frame_packet *p, const struct vl_frame
     if (p->size == 0 || p->size > file_size)
         return vl_error_set(err, -EPROTO, "frame packet: %llu bytes promised, the file has %llu",
                             (unsigned long long)p->size, (unsigned long long)file_size);
-    if (p->pts_ns < 0)
-        return vl_error_set(err, -EPROTO, "frame packet: negative time");
+    if (p->pts_ns < 0 || p->pts_ns > VL_FRAME_MAX_PTS_NS)
+        return vl_error_set(err, -EPROTO, "frame packet: a time of %lld ns", (long long)p->pts_ns);
     return check_planes(p, err);
 }
 

@@ -11,7 +11,7 @@
  * the last unref of a mapped frame may come from any thread. Everything is non-blocking.
  *
  * In the machine's byte order: both sides are on one machine. Planes that the format lacks have stride and
- * offset 0; reserved is 0. pts_ns is not negative and rises from packet to packet. */
+ * offset 0; reserved is 0. pts_ns is 0 .. VL_FRAME_MAX_PTS_NS and rises from packet to packet. */
 enum { VL_FRAME_PACKET_VERSION = 1 };
 #define VL_FRAME_PACKET_MAGIC UINT32_C(0x50464c56) /* "VLFP" */
 struct vl_frame_packet {

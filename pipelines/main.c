@@ -130,7 +130,7 @@ static int set_option(struct ingest *g, int opt, const char *arg)
         g->limits.loop = 1;
         break;
     case 'S':
-        ok = parse_number(arg, 0, INT64_MAX / 8, &g->limits.start_ns);
+        ok = parse_number(arg, 0, VL_FRAME_MAX_PTS_NS, &g->limits.start_ns);
         break;
     case 'M':
         ok = parse_number(arg, 1, UINT16_MAX, &v);

@@ -98,7 +98,7 @@ static int64_t media_time(struct file_source *f, const GstBuffer *b)
     if (!GST_BUFFER_PTS_IS_VALID(b) || f->segment.format != GST_FORMAT_TIME)
         return VL_PTS_NONE;
     guint64 t = gst_segment_to_stream_time(&f->segment, GST_FORMAT_TIME, GST_BUFFER_PTS(b));
-    if (t > INT64_MAX / 4)
+    if (t > VL_FRAME_MAX_PTS_NS || (int64_t)t > VL_FRAME_MAX_PTS_NS - f->base_ns)
         return VL_PTS_NONE; /* outside of its segment, or nonsense */
     return (int64_t)t + f->base_ns;
 }
@@ -347,32 +347,51 @@ static gboolean on_seek(GstAppSrc *src, guint64 offset, gpointer user)
     return TRUE;
 }
 
+/* Up to n bytes at f->read_at. NULL: none, *ret_errno says why, 0 is the end of the file. */
+static GstBuffer *read_bytes(struct file_source *f, gsize n, int *ret_errno)
+{
+    GstBuffer *b = n ? gst_buffer_new_allocate(NULL, n, NULL) : NULL;
+    GstMapInfo map;
+    gsize done = 0;
+    *ret_errno = n && !b ? ENOMEM : 0;
+    if (b && gst_buffer_map(b, &map, GST_MAP_WRITE)) {
+        ssize_t got = 1;
+        while (done < n && got > 0) {
+            do
+                got = pread(f->fd, map.data + done, n - done, f->read_at + (off_t)done);
+            while (got < 0 && errno == EINTR);
+            done += got > 0 ? (gsize)got : 0;
+        }
+        if (got < 0 && !done)
+            *ret_errno = errno;
+        gst_buffer_unmap(b, &map);
+    }
+    if (!done)
+        return b ? (gst_buffer_unref(b), NULL) : NULL;
+    gst_buffer_resize(b, 0, (gssize)done);
+    f->read_at += (off_t)done;
+    return b;
+}
+
+/* A file may be growing while it is read. */
 static void on_need(GstAppSrc *src, guint length, gpointer user)
 {
     struct file_source *f = user;
     struct stat st;
-    guint64 left = fstat(f->fd, &st) == 0 && st.st_size > f->read_at ? (guint64)(st.st_size - f->read_at) : 0;
-    gsize n = MIN(MIN(length, MAX_READ), left), done = 0;
-    GstBuffer *b = n ? gst_buffer_new_allocate(NULL, n, NULL) : NULL;
-    GstMapInfo map;
-    if (b && gst_buffer_map(b, &map, GST_MAP_WRITE)) {
-        while (done < n) {
-            ssize_t got = pread(f->fd, map.data + done, n - done, f->read_at + (off_t)done);
-            if (got <= 0 && !(got < 0 && errno == EINTR))
-                break;
-            done += got > 0 ? (gsize)got : 0;
-        }
-        gst_buffer_unmap(b, &map);
+    guint64 left = 0;
+    int code;
+    if (fstat(f->fd, &st) == 0) {
+        gst_app_src_set_size(src, st.st_size);
+        left = st.st_size > f->read_at ? (guint64)(st.st_size - f->read_at) : 0;
     }
-    if (!done) {
-        if (b)
-            gst_buffer_unref(b);
-        (void)gst_app_src_end_of_stream(src); /* the end, or what reads like it */
+    GstBuffer *b = read_bytes(f, MIN(MIN(length, MAX_READ), left), &code);
+    if (b) {
+        (void)gst_app_src_push_buffer(src, b); /* refused while it is being stopped */
         return;
     }
-    gst_buffer_resize(b, 0, (gssize)done);
-    f->read_at += (off_t)done;
-    (void)gst_app_src_push_buffer(src, b); /* refused while it is being stopped */
+    if (code)
+        give_up(f, code == ENOMEM ? -ENOMEM : -EIO, "the file cannot be read: %s", strerror(code));
+    (void)gst_app_src_end_of_stream(src);
 }
 
 static GstElement *add_bytes(struct file_source *f)

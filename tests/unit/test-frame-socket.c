@@ -263,6 +263,8 @@ static void test_refuses_geometry(void **state)
     SPOILT(-EPROTO, k.format = VL_PIXFMT_I420);
     SPOILT(-EPROTO, k.pts_ns = -1);
     SPOILT(-EPROTO, k.pts_ns = INT64_MIN);
+    SPOILT(-EPROTO, k.pts_ns = VL_FRAME_MAX_PTS_NS + 1);
+    SPOILT(-EPROTO, k.pts_ns = INT64_MAX);
 #undef SPOILT
 }
 

@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 
@@ -415,6 +416,30 @@ static int part_of(int fd, off_t from, size_t len)
     return part;
 }
 
+/* What a recorder writes while it is being read is read too. */
+static void test_growing_file(void **state)
+{
+    (void)state;
+    if (!has_files)
+        skip();
+    vl_autofd fd = clip("a.webm", 80, "", "vp8enc deadline=1 ! webmmux");
+    if (fd < 0)
+        skip();
+    size_t len = (size_t)lseek(fd, 0, SEEK_END), half = len / 2;
+    vl_autofd growing = part_of(fd, 0, half), rest = part_of(fd, (off_t)half, len - half);
+    struct child c;
+    spawn_with(&c, (const char *[]){"--source=file", "--input-fd=4", "--interval-ns=0", NULL}, 0, growing);
+    await_status(&c, VL_INGEST_WAITING_CREDIT, 1, 1);
+    off_t at = 0;
+    assert_int_equal(lseek(growing, 0, SEEK_END), half);
+    assert_int_equal(sendfile(growing, rest, &at, len - half), len - half);
+    assert_int_equal(vl_frame_socket_grant(c.s, &(struct vl_frame_credit){.n = 1}), 0);
+    assert_true(pump(&c, 1000, PATIENCE_MS));
+    assert_int_equal(c.last.state, VL_INGEST_ENDED);
+    assert_int_equal(c.n_frames, 80);
+    assert_int_equal(reap(&c), 0);
+}
+
 /* Sound that goes on when the picture is over, but is stored to its end before the last pictures: fed from
  * front to back, a QuickTime demuxer takes the sound's end for the film's. */
 static void test_sound_longer_than_pictures(void **state)
@@ -628,6 +653,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_clips),
         cmocka_unit_test(test_loop_and_every_frame),
+        cmocka_unit_test(test_growing_file),
         cmocka_unit_test(test_sound_longer_than_pictures),
         cmocka_unit_test(test_cut_files),
         cmocka_unit_test(test_no_video),
