@@ -100,12 +100,32 @@ static int append_all(struct vl_voice *v, const struct vl_visual_tokens *tok, bo
     return 0;
 }
 
+/* After an eviction answered *r: a fork that held what is needed has ended, try again. */
+static bool again(struct vl_voice *v, int *r)
+{
+    if (*r != VL_KV_BUSY)
+        return false;
+    if (vl_machine_end_fork(v->m))
+        return true;
+    *r = -ENOSPC; /* no fork is left, and still the pool says that forks hold it */
+    return false;
+}
+
 int vl_voice_evict(struct vl_voice *v, uint32_t n_wanted, uint32_t *ret_n)
 {
     int r;
-    while ((r = vl_kv_evict(v->kv, &v->m->x, n_wanted, ret_n)) == VL_KV_BUSY)
-        if (!vl_machine_end_fork(v->m))
-            return -ENOSPC; /* no fork is left, and still the pool says that forks hold it */
+    do
+        r = vl_kv_evict(v->kv, &v->m->x, n_wanted, ret_n);
+    while (again(v, &r));
+    return r;
+}
+
+int vl_voice_evict_picture(struct vl_voice *v, uint32_t *ret_n)
+{
+    int r;
+    do
+        r = vl_kv_evict_picture(v->kv, &v->m->x, ret_n);
+    while (again(v, &r));
     return r;
 }
 

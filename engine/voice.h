@@ -61,8 +61,9 @@ void vl_voice_speak(struct vl_voice *v, uint32_t max_tokens, size_t max_text);
  */
 int vl_voice_prefill(struct vl_voice *v);
 int vl_voice_step(struct vl_voice *v);
-/* vl_kv_evict of its sequence, ending forks that hold what is needed. */
+/* vl_kv_evict and vl_kv_evict_picture of its sequence, ending forks that hold what is needed. */
 int vl_voice_evict(struct vl_voice *v, uint32_t n_wanted, uint32_t *ret_n);
+int vl_voice_evict_picture(struct vl_voice *v, uint32_t *ret_n);
 void vl_voice_stop(struct vl_voice *v); /* -> IDLE from anywhere */
 /* May the next quantum run? Not while its text would not fit. */
 bool vl_voice_can_step(struct vl_voice *v);

@@ -220,7 +220,7 @@ static int leave_room(struct vl_session *s)
     vl_kv_units(s->kv, VL_KV_VISUAL, &held);
     if (!s->plan->window_frames || held.n < s->plan->window_frames)
         return 0;
-    int r = vl_voice_evict(&s->voice, 1, &gone);
+    int r = vl_voice_evict_picture(&s->voice, &gone);
     s->stats.n_dropped_tokens += gone;
     return r;
 }

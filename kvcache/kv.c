@@ -808,14 +808,10 @@ static int can_slide(const struct vl_kv *kv, const struct vl_exec *x, uint32_t l
     return n_slide_planes(kv, last_gone) > vl_kv_pool_n_free(kv->pool) ? VL_KV_BUSY : 0;
 }
 
-int vl_kv_evict(struct vl_kv *kv, struct vl_exec *x, uint32_t n_wanted, uint32_t *ret_n)
+/* The n slots that picked[] names leave. */
+static int leave(struct vl_kv *kv, struct vl_exec *x, uint32_t n, uint32_t *ret_n)
 {
-    uint32_t n = 0;
-    int r = 0;
-    if (!kv->fork && kv->policy)
-        r = kv->policy->pick(kv->state, kv->tok, kv->n_committed, n_wanted, kv->picked, &n);
-    if (r == 0)
-        r = mark_gone(kv, n);
+    int r = mark_gone(kv, n);
     if (r == 0 && n > 0) {
         r = can_slide(kv, x, kv->picked[n - 1]);
         if (r != 0)
@@ -829,6 +825,26 @@ int vl_kv_evict(struct vl_kv *kv, struct vl_exec *x, uint32_t n_wanted, uint32_t
     kv->n_evictions += n > 0;
     *ret_n = n;
     return 0;
+}
+
+int vl_kv_evict(struct vl_kv *kv, struct vl_exec *x, uint32_t n_wanted, uint32_t *ret_n)
+{
+    uint32_t n = 0;
+    int r = 0;
+    if (!kv->fork && kv->policy)
+        r = kv->policy->pick(kv->state, kv->tok, kv->n_committed, n_wanted, kv->picked, &n);
+    return r == 0 ? leave(kv, x, n, ret_n) : r;
+}
+
+int vl_kv_evict_picture(struct vl_kv *kv, struct vl_exec *x, uint32_t *ret_n)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < kv->n_committed && !kv->fork && kv->policy; i++) {
+        const struct vl_kv_token *t = &kv->tok[i];
+        if (t->kind == VL_KV_VISUAL && !t->pinned && (n == 0 || t->unit == kv->tok[kv->picked[0]].unit))
+            kv->picked[n++] = i;
+    }
+    return leave(kv, x, n, ret_n);
 }
 
 int vl_kv_view(const struct vl_kv *kv, unsigned layer, struct vl_kv_view *ret)

@@ -111,6 +111,9 @@ void vl_kv_commit(struct vl_kv *kv); /* forks and policies see committed tokens 
  * the sequence is good for vl_kv_unref only. */
 int vl_kv_evict(struct vl_kv *kv, struct vl_exec *x, uint32_t n_wanted, uint32_t *ret_n);
 
+/* Likewise, what is left of the oldest picture and nothing else, whatever the policy would choose. */
+int vl_kv_evict_picture(struct vl_kv *kv, struct vl_exec *x, uint32_t *ret_n);
+
 /* Undo: rejected drafts, abandoned frames. Drops all slots from n_tokens on; the next position follows the
  * last token (the last visual segment's extent) that is left. -EINVAL: more than there are. */
 int vl_kv_truncate(struct vl_kv *kv, uint32_t n_tokens);

@@ -444,9 +444,40 @@ static void test_h2o_through_the_cache(void **state)
         close_cache(&c[k]);
 }
 
+/* Room for the next picture is made by the oldest one, of every policy, and costs no word. */
+static void test_the_oldest_picture_alone_leaves(void **state)
+{
+    (void)state;
+    for (int k = 0; vl_kv_policies[k]; k++) {
+        struct cache c = {.kv = NULL};
+        struct vl_kv_units held;
+        struct vl_kv_stats before, after;
+        uint32_t gone = 7;
+        open_cache(&c, vl_kv_policies[k]->name, "window=3,text_tokens=100");
+        put(&c, VL_KV_TEXT, 0, SINK);
+        commit(&c);
+        assert_int_equal(vl_kv_evict_picture(c.kv, &c.e.x, &gone), 0);
+        assert_int_equal(gone, 0);
+        for (uint64_t unit = 1; unit <= 9; unit++) {
+            put(&c, VL_KV_TEXT, unit, WORDS);
+            put(&c, VL_KV_VISUAL, unit, GRID);
+            commit(&c);
+        }
+        vl_kv_get_stats(c.kv, &before);
+        assert_int_equal(vl_kv_evict_picture(c.kv, &c.e.x, &gone), 0);
+        vl_kv_get_stats(c.kv, &after);
+        vl_kv_units(c.kv, VL_KV_VISUAL, &held);
+        assert_int_equal(held.n, 2);
+        assert_true(gone > 0 && gone == before.n_visual - after.n_visual);
+        assert_true(after.n_text == before.n_text && after.n_text == SINK + 9 * WORDS);
+        close_cache(&c);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_the_oldest_picture_alone_leaves),
         cmocka_unit_test(test_sink_window),
         cmocka_unit_test(test_visual_age_schedule),
         cmocka_unit_test(test_visual_age_lattice),
