@@ -102,7 +102,8 @@ static int open_reducer(struct vl_session *s, struct vl_error *err)
                                            .d_model = d->d_model,
                                            .n_layers = d->kv.n_layers,
                                            .max_patches = d->view_patches,
-                                           .d_vision = d->d_vision};
+                                           .d_vision = d->d_vision,
+                                           .window_frames = s->plan->window_frames};
     return vl_reducer_init(&s->reducer, s->plan->reducer, s->plan->reducer_params, &shape, err);
 }
 

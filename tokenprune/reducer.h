@@ -24,6 +24,7 @@ struct vl_kept {
 struct vl_reducer_shape {
     uint32_t max_tokens, d_model, n_layers; /* of one view's tokens, and the decoder */
     uint32_t max_patches, d_vision;         /* of one view in the encoder; 0: nobody encodes */
+    uint32_t window_frames;                 /* that stay in view, of a stream; 0: as many as one likes */
 };
 
 /* What the scores of a decoder layer are made of. */

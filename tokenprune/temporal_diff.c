@@ -8,10 +8,10 @@
  *
  * Ours compares with the token of the place that was last *kept*, since against the frame before a slow drift
  * is never seen; and a place that was not kept for `refresh` frames counts as changed, because what it showed
- * leaves with its window. Within a budget the most changed come first, where a place gains as much by being
- * one whole `refresh` late as by a feature at a right angle, so that neither starves the other. The first
- * frame, when it must be cut, is spread evenly. Fewer changed than the budget are fewer tokens; one at least.
- * Without a budget the threshold alone decides.
+ * leaves with its window: a shorter window is the default of `refresh`. Within a budget the most changed come
+ * first, where a place gains as much by being one whole `refresh` late as by a feature at a right angle, so
+ * that neither starves the other. The first frame, when it must be cut, is spread evenly. Fewer changed than
+ * the budget are fewer tokens; one at least. Without a budget the threshold alone decides.
  *
  * Measured on the built-in model (docs/measurements/quality-2026-11-26.md): at the same time of a frame level
  * with `uniform` and below `resolution`, and it speaks falsely where others are silent. It does not beat
@@ -36,7 +36,8 @@ struct temporal_diff {
 
 static const struct vl_param_desc params[] = {
     {"threshold", "a token is dropped when its cosine with what its place last showed is greater", 0.9, 0, 1},
-    {"refresh", "frames after which a place is shown again though it did not change", 8, 1, 1 << 20},
+    {"refresh", "frames after which a place is shown again though it did not change; at most the window", 8,
+     1, 1 << 20},
     {"uniform", "share of the budget that is spread evenly over the grid, whatever changed", 0, 0, 1},
     {NULL, NULL, 0, 0, 0},
 };
@@ -53,6 +54,8 @@ static int init(void *state, const struct vl_params *p, const struct vl_reducer_
 {
     struct temporal_diff *t = state;
     double threshold = params[0].def, refresh = params[1].def, uniform = params[2].def;
+    if (s->window_frames > 0 && s->window_frames < refresh)
+        refresh = s->window_frames;
     if (vl_params_f64(p, params[0].key, &threshold) < 0 || vl_params_f64(p, params[1].key, &refresh) < 0 ||
         vl_params_f64(p, params[2].key, &uniform) < 0)
         return vl_error_set(err, -EINVAL, "temporal_diff: its options are numbers");

@@ -68,16 +68,21 @@ static double cosine(const float *a, const float *b)
     return aa > 0 && bb > 0 ? ab / sqrt(aa * bb) : 0;
 }
 
-static void open_large(struct vl_reducer *r, const char *text, uint32_t max_tokens)
+static void open_of_shape(struct vl_reducer *r, const char *text, const struct vl_reducer_shape *shape)
 {
-    const struct vl_reducer_shape shape = {.max_tokens = max_tokens, .d_model = WIDTH, .n_layers = 1};
     const struct vl_reducer_ops *ops = NULL;
     vl_auto(vl_params) p = NULL;
     struct vl_error err = {0, ""};
     char name[64];
     if (vl_params_parse(text, name, sizeof(name), &p, &err) < 0 || vl_reducer_find(&ops, name, &err) < 0 ||
-        vl_reducer_init(r, ops, p, &shape, &err) < 0)
+        vl_reducer_init(r, ops, p, shape, &err) < 0)
         fail_msg("%s: %s", text, err.msg);
+}
+
+static void open_large(struct vl_reducer *r, const char *text, uint32_t max_tokens)
+{
+    open_of_shape(r, text,
+                  &(struct vl_reducer_shape){.max_tokens = max_tokens, .d_model = WIDTH, .n_layers = 1});
 }
 
 static void open_reducer(struct vl_reducer *r, const char *text)
@@ -503,6 +508,38 @@ static void test_refresh(void **state)
     test_exec_close(&e);
 }
 
+/* What a place showed leaves with its window: unless somebody says otherwise it is shown again by then. */
+static void test_refresh_within_the_window(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        uint32_t window, every;
+    } of[] = {{"temporal_diff", 3, 3},
+              {"temporal_diff", 0, 8},
+              {"temporal_diff", 50, 8},
+              {"temporal_diff:refresh=5", 3, 5}};
+    static struct tokens t;
+    struct test_exec e;
+    bool keep[MAX_N];
+    test_exec_open(&e, "cpu", SCRATCH);
+    for (int k = 0; k < 4; k++) {
+        struct vl_reducer r = {.ops = NULL};
+        open_of_shape(
+            &r, of[k].text,
+            &(struct vl_reducer_shape){
+                .max_tokens = MAX_N, .d_model = WIDTH, .n_layers = 1, .window_frames = of[k].window});
+        still(&t, 4, 4);
+        assert_int_equal(choose(&e, &r, &t, 16, keep, NULL), 16);
+        uint32_t frame = 1;
+        while (frame < 20 && choose(&e, &r, &t, 16, keep, NULL) == 1)
+            frame++;
+        assert_int_equal(frame, of[k].every);
+        vl_reducer_done(&r);
+    }
+    test_exec_close(&e);
+}
+
 /* A lamp that turns everything every frame does not keep an unseen corner unseen. */
 static void test_no_starving(void **state)
 {
@@ -591,8 +628,9 @@ int main(void)
         cmocka_unit_test(test_crossget),     cmocka_unit_test(test_turbo),
         cmocka_unit_test(test_turbo_rounds), cmocka_unit_test(test_hired_frame),
         cmocka_unit_test(test_hired_tiles),  cmocka_unit_test(test_slow_drift),
-        cmocka_unit_test(test_refresh),      cmocka_unit_test(test_no_starving),
-        cmocka_unit_test(test_changes),      cmocka_unit_test(test_keeps_all),
+        cmocka_unit_test(test_refresh),      cmocka_unit_test(test_refresh_within_the_window),
+        cmocka_unit_test(test_no_starving),  cmocka_unit_test(test_changes),
+        cmocka_unit_test(test_keeps_all),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
