@@ -79,12 +79,24 @@ int vl_chosen_check_asked(bool stream, const char *key, const char *text, struct
     return check(VL_OFFER_REDUCER, stream ? VL_OFFER_STREAM : VL_OFFER_PICTURES, key, text, err);
 }
 
+/* Of a reducer's text; false: there is none of that name. */
+static bool find(const char *reducer, struct vl_offer *ret)
+{
+    size_t n = reducer ? strcspn(reducer, ":") : 0;
+    for (size_t i = 0; n > 0 && vl_offer_get(VL_OFFER_REDUCER, i, ret) == 0; i++)
+        if (strlen(ret->name) == n && !strncmp(ret->name, reducer, n))
+            return true;
+    return false;
+}
+
 bool vl_chosen_needs_budget(const char *reducer)
 {
     struct vl_offer o;
-    size_t n = reducer ? strcspn(reducer, ":") : 0;
-    for (size_t i = 0; n > 0 && vl_offer_get(VL_OFFER_REDUCER, i, &o) == 0; i++)
-        if (strlen(o.name) == n && !strncmp(o.name, reducer, n))
-            return o.needs_budget;
-    return false;
+    return find(reducer, &o) && o.needs_budget;
+}
+
+bool vl_chosen_needs_question(const char *reducer)
+{
+    struct vl_offer o;
+    return find(reducer, &o) && o.needs_question;
 }

@@ -28,4 +28,6 @@ int vl_chosen_check(enum vl_offer_kind kind, const char *key, const char *text, 
 int vl_chosen_check_asked(bool stream, const char *key, const char *text, struct vl_error *err);
 /* A reducer that does nothing unless the tokens of a frame are limited. NULL, and what is none: false. */
 bool vl_chosen_needs_budget(const char *reducer);
+/* A reducer that works for a question alone. */
+bool vl_chosen_needs_question(const char *reducer);
 #endif

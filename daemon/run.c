@@ -136,6 +136,7 @@ static void put(struct run *r, struct vl_frame *f)
 {
     r->n_put++;
     r->put_pts_ns = f->pts_ns;
+    r->heartbeat = UINT64_MAX; /* idle counts from the next tick on: the engine has not seen it yet */
     (void)vl_mailbox_put(r->mailbox, f); /* one that was replaced is counted there */
 }
 

@@ -123,9 +123,11 @@ static int reducer(struct vl_run_args *a)
 {
     struct vl_error err = {0};
     int r = a->n_images ? -EINVAL : vl_chosen_check(VL_OFFER_REDUCER, "--reducer", a->reducer, &err);
-    a->reduces_questions = r < 0 && (a->n_images || a->n_asks) &&
-                           vl_chosen_check_asked(!a->n_images, "--reducer", a->reducer, &err) == 0;
-    if (r < 0 && !a->reduces_questions)
+    if (r < 0 && (a->n_images || (a->n_asks && vl_chosen_needs_question(a->reducer)))) {
+        a->reduces_questions = true;
+        r = vl_chosen_check_asked(!a->n_images, "--reducer", a->reducer, &err);
+    }
+    if (r < 0)
         return vl_subcommand_usage("run", "%s", err.msg);
     if (!a->tokens_per_frame && vl_chosen_needs_budget(a->reducer))
         return vl_subcommand_usage("run", "--reducer %s does nothing without --tokens-per-frame", a->reducer);

@@ -275,6 +275,7 @@ static int smolvlm_encode_init(const struct vl_model *m, struct vl_encode *e)
     if (!f)
         return -ENOMEM;
     const size_t n = (size_t)vl_projector_n_tokens(&s->proj) * (e->stills ? s->still_views : 1);
+    const uint32_t edge = s->vit.image_size + (s->vit.image_size & 1); /* on the way to an odd one: even */
     const uint32_t max_side = e->stills ? s->vit.image_size : VL_MODEL_MAX_SIDE;
     f->pos = calloc(n, sizeof(*f->pos));
     f->weight = calloc(n, sizeof(*f->weight));
@@ -283,7 +284,7 @@ static int smolvlm_encode_init(const struct vl_model *m, struct vl_encode *e)
         return -ENOMEM;
     int r = vl_vit_host_init(&f->vit, &s->vit);
     if (r == 0)
-        r = vl_preprocess_init(&f->pre, VL_FILTER_LANCZOS, max_side, s->vit.image_size);
+        r = vl_preprocess_init(&f->pre, VL_FILTER_LANCZOS, max_side, edge);
     if (r == 0 && e->stills)
         r = vl_tiles_init(&f->tiles, VL_MODEL_MAX_SIDE, s->longest, s->vit.image_size);
     return r;
