@@ -179,12 +179,12 @@ static void test_values(void **state)
 /* ---- repairs ---- */
 
 /* Visual tokens of one picture, by malloc. */
-static float *encode(const char *mmproj, uint32_t *ret_n, uint32_t *ret_layers)
+static float *encode_of(const char *mmproj, int w, int h, uint32_t *ret_n, uint32_t *ret_layers)
 {
     struct machine k;
     struct vl_error err = {0, ""};
-    uint8_t *pixels = test_picture(70, 40);
-    struct vl_frame frame = test_frame_rgb(pixels, 70, 40), *frames[] = {&frame};
+    uint8_t *pixels = test_picture(w, h);
+    struct vl_frame frame = test_frame_rgb(pixels, w, h), *frames[] = {&frame};
     const struct vl_unit unit = {.frame = frames, .n_frames = 1};
     struct vl_visual_tokens tok;
     vl_auto(vl_model) m = NULL;
@@ -204,6 +204,11 @@ static float *encode(const char *mmproj, uint32_t *ret_n, uint32_t *ret_layers)
     m = vl_model_unref(m);
     machine_close(&k);
     return ret;
+}
+
+static float *encode(const char *mmproj, uint32_t *ret_n, uint32_t *ret_layers)
+{
+    return encode_of(mmproj, 70, 40, ret_n, ret_layers);
 }
 
 static void same_as_good(const char *mmproj)
@@ -264,6 +269,16 @@ static void test_repairs(void **state)
     uint32_t n, layers;
     free(encode(renamed(ODD_MMPROJ, "v.blk.1.ln1.weight", "v.blk.x.ln1.weight"), &n, &layers));
     assert_int_equal(layers, 1);
+}
+
+/* An encoder whose edge is odd, and a square frame, which is made one pixel longer on its way there. */
+static void test_odd_edge(void **state)
+{
+    (void)state;
+    const uint32_t edge = 57; /* nine patches of six, and three pixels that no patch has */
+    uint32_t n, layers;
+    free(encode_of(changed(ODD_MMPROJ, "clip.vision.image_size", 4, &edge, 4), 64, 64, &n, &layers));
+    assert_true(n > 0);
 }
 
 /* ---- what a file may have ---- */
@@ -377,8 +392,9 @@ static int drop_folder(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_pairs),   cmocka_unit_test(test_families), cmocka_unit_test(test_values),
-        cmocka_unit_test(test_repairs), cmocka_unit_test(test_change),   cmocka_unit_test(test_mutations),
+        cmocka_unit_test(test_pairs),     cmocka_unit_test(test_families), cmocka_unit_test(test_values),
+        cmocka_unit_test(test_repairs),   cmocka_unit_test(test_odd_edge), cmocka_unit_test(test_change),
+        cmocka_unit_test(test_mutations),
     };
     return cmocka_run_group_tests(tests, make_folder, drop_folder);
 }
