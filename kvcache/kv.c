@@ -601,17 +601,19 @@ static uint32_t n_kept(const struct vl_kv *kv, uint32_t first, uint32_t n)
 }
 
 /* Planes that a slide may need beyond those it gives back as it goes: copies of shared ones among the pages
- * that it writes (text up to the end of the run with the last gap, pictures that lose some tokens), and a
- * page to write to. */
+ * that it writes (text up to the end of the run with the last gap; of a picture those from the first that
+ * loses a token, since what follows moves up), and a page to write to. */
 static uint32_t n_slide_planes(const struct vl_kv *kv, uint32_t last_gone)
 {
-    uint32_t need = VL_KV_PLANES_TEXT, first = 0;
+    uint32_t need = VL_KV_PLANES_TEXT, first = 0, torn = UINT32_MAX; /* torn: the picture that loses some */
     for (uint32_t i = 0; i < kv->n_pages; first += kv->page[i++].n) {
         const struct page *pg = &kv->page[i];
         uint32_t kept = n_kept(kv, first, pg->n);
-        if (first > last_gone && pg->kind == VL_KV_VISUAL)
+        if (pg->kind == VL_KV_VISUAL && kept < pg->n)
+            torn = pg->seg;
+        if (pg->kind == VL_KV_VISUAL && first > last_gone && pg->seg != torn)
             break;
-        if (pg->kind == VL_KV_TEXT || (kept > 0 && kept < pg->n))
+        if (pg->kind == VL_KV_TEXT || (kept > 0 && pg->seg == torn))
             need += n_shared_of(kv, pg);
     }
     return need;

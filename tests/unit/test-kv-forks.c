@@ -156,9 +156,70 @@ static void test_drop(void **state)
     close_fixture(&f);
 }
 
+static int pick_the_first(void *state, const struct vl_kv_token *tok, uint32_t n, uint32_t n_wanted,
+                          uint32_t *ret_slots, uint32_t *ret_n)
+{
+    (void)state;
+    (void)tok;
+    (void)n_wanted;
+    ret_slots[0] = 0;
+    *ret_n = n > 0;
+    return 0;
+}
+
+static size_t no_state(const struct vl_params *p, uint32_t max_tokens, uint32_t n_layers)
+{
+    (void)p;
+    (void)max_tokens;
+    (void)n_layers;
+    return 1;
+}
+
+static int no_init(void *state, const struct vl_params *p, struct vl_error *err)
+{
+    (void)state;
+    (void)p;
+    (void)err;
+    return 0;
+}
+
+/* A picture of four pages loses its first token: the three pages behind move up, and a fork holds them all.
+ */
+static void test_a_torn_picture_counts_whole(void **state)
+{
+    (void)state;
+    static const struct vl_param_desc none[] = {{NULL, NULL, 0, 0, 0}};
+    static const struct vl_kv_policy policy = {
+        .name = "first", .params = none, .state_size = no_state, .init = no_init, .pick = pick_the_first};
+    static const struct vl_kv_reserve forks = {.max_forks = 1, .max_text = 1};
+    const size_t plane = (size_t)LAYERS * SLOTS * WIDTH * 4;
+    for (size_t n_planes = 14; n_planes < 24; n_planes++) {
+        struct fixture f;
+        struct vl_error err = {0, ""};
+        struct vl_kv *kv = NULL, *fork = NULL;
+        uint32_t gone = 0;
+        open_fixture(&f, "cpu", VL_F32, axis_1d, 10, &forks);
+        f.pool = vl_kv_pool_unref(f.pool);
+        if (vl_kv_pool_new(&f.pool, &f.e.x, &f.geo, n_planes * plane, &forks, &err) < 0 ||
+            vl_kv_new(&kv, f.pool, &policy, NULL, MAX_TOKENS, &err) < 0)
+            fail_msg("%s", err.msg);
+        if (add(&f, kv, VL_KV_VISUAL, 1, 4 * SLOTS, 100, 0) == 0) {
+            vl_kv_commit(kv);
+            assert_int_equal(vl_kv_fork(&fork, kv, 1), 0);
+            assert_int_equal(add(&f, fork, VL_KV_TEXT, 2, 1, 500, 0), 0);
+            int r = vl_kv_evict(kv, &f.e.x, 0, &gone);
+            assert_true(r == VL_KV_BUSY || (r == 0 && gone == 1 && vl_kv_n_tokens(kv) == 4 * SLOTS - 1));
+        }
+        fork = vl_kv_unref(fork);
+        kv = vl_kv_unref(kv);
+        close_fixture(&f);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_a_torn_picture_counts_whole),
         cmocka_unit_test(test_forks),
         cmocka_unit_test(test_drop),
     };
