@@ -33,7 +33,7 @@ static int check_opts(const struct vl_engine_opts *o, struct vl_error *err)
     if (!o->model)
         return vl_error_set(err, -EINVAL, "no model file is given");
     if (o->max_sessions > VL_ENGINE_MAX_SESSIONS || o->max_queue > VL_ENGINE_MAX_QUEUE ||
-        o->max_forks > VL_ENGINE_MAX_QUEUE || o->n_workers > 256)
+        o->max_forks > VL_ENGINE_MAX_QUEUE || o->n_workers > VL_ENGINE_MAX_WORKERS)
         return vl_error_set(err, -EINVAL, "at most %d sessions, %d queued turns, %d forks and 256 workers",
                             VL_ENGINE_MAX_SESSIONS, VL_ENGINE_MAX_QUEUE, VL_ENGINE_MAX_QUEUE);
     return 0;

@@ -21,6 +21,7 @@ struct vl_engine;
 enum {
     VL_ENGINE_MAX_SESSIONS = 64,
     VL_ENGINE_MAX_QUEUE = 256,
+    VL_ENGINE_MAX_WORKERS = 256,
     VL_ENGINE_MAX_TOKENS = 4096,    /* of one answer */
     VL_ENGINE_MAX_CAPTION = 256,    /* tokens of one caption */
     VL_ENGINE_MAX_QUESTION = 16384, /* bytes */

@@ -35,7 +35,8 @@ static uint32_t count_cpus(void)
     cpu_set_t set;
     if (sched_getaffinity(0, sizeof(set), &set) < 0)
         return 1;
-    return (uint32_t)CPU_COUNT(&set);
+    const int n = CPU_COUNT(&set);
+    return n < VL_ENGINE_MAX_WORKERS ? (uint32_t)n : VL_ENGINE_MAX_WORKERS;
 }
 
 void vl_machine_fill_opts(struct vl_engine_opts *o)

@@ -249,6 +249,12 @@ int vl_session_configure(struct vl_session *s, struct vl_session_plan *plan, str
         (void)vl_session_plan_unref(plan);
         return 0;
     }
+    /* Words that the frame under way has already said are taken back by an empty caption. */
+    vl_outbox_drop_text(s->out, &(struct vl_event){.type = VL_EVENT_CAPTION_DONE,
+                                                   .pts_ns = s->pts_ns,
+                                                   .pts_end_ns = s->pts_ns + s->step_ns,
+                                                   .wall_ns = s->wall_ns,
+                                                   .session_stats = s->stats});
     unbuild(s);
     s->plan = plan;
     s->stats.n_gaps++;

@@ -267,7 +267,7 @@ static int render_own(struct vl_turn *t, struct vl_error *err)
     const struct vl_question *q = t->question;
     struct vl_unit still[VL_ENGINE_MAX_IMAGES];
     struct vl_chunk c = {0};
-    uint32_t n_views, n_reply = q->ask.max_tokens < t->m->fork_tokens ? q->ask.max_tokens : t->m->fork_tokens;
+    uint32_t n_views, n_reply = q->ask.max_tokens;
     int r = count_views(t, &n_views, err);
     if (r < 0)
         return r;

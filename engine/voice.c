@@ -279,7 +279,8 @@ static int conclude(struct vl_voice *v, struct vl_tensor *logits)
 static int begin_probe(struct vl_voice *v, const int32_t *id, uint32_t n, bool last, struct vl_probe *ret)
 {
     uint32_t heads = v->m->geometry.n_kv_heads;
-    *ret = (struct vl_probe){.n_layers = last && v->row.data ? vl_kv_probes(v->kv) : 0};
+    bool of_frame = last && v->row.data && v->state == VL_VOICE_PREFILL;
+    *ret = (struct vl_probe){.n_layers = of_frame ? vl_kv_probes(v->kv) : 0};
     while (ret->n_layers && ret->n_rows < n && ret->n_rows < VL_VOICE_PROBED && id[n - 1 - ret->n_rows] >= 0)
         ret->n_rows++;
     return ret->n_rows ? vl_scratch_2d(&v->m->x, &ret->mass, VL_F32, heads, vl_kv_n_tokens(v->kv)) : 0;
