@@ -258,6 +258,8 @@ static int run(struct vl_ctl *c, int argc, char **argv)
         return code;
     if ((code = take_words(&q, text_only, argv + 1, n)))
         return code;
+    if (q.max_tokens > UINT32_MAX || q.tokens_per_frame > UINT32_MAX)
+        return vl_ctl_usage(&vl_verb_ask, "--max-tokens and --tokens-per-frame are below 2^32");
     code = open_images(&q);
     if (!code)
         code = vl_ctl_connect(c);

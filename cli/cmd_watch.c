@@ -12,6 +12,9 @@
 #include <time.h>
 #include <unistd.h>
 
+enum {
+    LAST_WORDS_MS = 30000
+}; /* after a stream's end its captions end by themselves; this is for when not */
 struct watch {
     struct vl_ctl *c;
     const char *name;
@@ -111,7 +114,7 @@ static int loop(struct watch *w, int fd)
             return vl_ctl_failed(w->c, w->name, NULL, r);
         struct pollfd p[] = {{.fd = fd, .events = POLLIN},
                              {.fd = sd_bus_get_fd(w->c->bus), .events = (short)sd_bus_get_events(w->c->bus)}};
-        int n = poll(p, 2, w->over ? 300 : -1);
+        int n = poll(p, 2, w->over ? LAST_WORDS_MS : -1);
         if (n < 0 && errno != EINTR)
             return vl_ctl_failed(w->c, w->name, NULL, -errno);
         if (n == 0)

@@ -122,8 +122,9 @@ int vl_ctl_connect(struct vl_ctl *c)
                       strerror(-r));
         return VL_EXIT_FAILED;
     }
-    (void)sd_bus_set_allow_interactive_authorization(c->bus,
-                                                     1); /* there may be a person, to type a password */
+    /* There may be a person, to type a password, which vlmd waits 2 min for. */
+    (void)sd_bus_set_allow_interactive_authorization(c->bus, 1);
+    (void)sd_bus_set_method_call_timeout(c->bus, UINT64_C(150000000));
     return 0;
 }
 
@@ -278,6 +279,10 @@ int main(int argc, char **argv)
     }
     argv[n] = NULL;
     int r = run_verb(&c, n - i, argv + i);
+    if ((fflush(stdout) != 0 || ferror(stdout)) && r == VL_EXIT_OK) {
+        (void)fprintf(stderr, "vlmctl: the output could not be written: %s\n", strerror(errno));
+        r = VL_EXIT_FAILED;
+    }
     (void)sd_bus_flush_close_unref(c.bus);
     return r;
 }

@@ -53,6 +53,8 @@ int vl_parse_span(const char *s, uint64_t *ret_usec)
         if (!isdigit((unsigned char)*s) && *s != '.')
             return -EINVAL;
         double v = strtod(s, &end);
+        if (end == s)
+            return -EINVAL; /* a point without a digit */
         end += strspn(end, " ");
         size_t n = strspn(end, "abcdefghijklmnopqrstuvwxyz");
         uint64_t u;

@@ -68,20 +68,20 @@ static void account_of(const struct vl_image_queue *q, uid_t uid, uint32_t *ret_
 }
 
 /* The user with the fewest children goes first, of equals the one whose turn is longest ago, and of one
- * user's the oldest. When the frames that questions hold are many, the oldest of all alone goes on: it will
- * be asked, answered, and let go of. */
+ * user's the oldest. When the frames that questions hold are many, the oldest of all alone is read on, and
+ * nothing when it has been: it will be asked, answered, and let go of. */
 static struct vl_images *choose(const struct vl_image_queue *q)
 {
     struct vl_images *best = NULL;
     uint32_t best_reading = 0;
     uint64_t best_served = 0;
+    if (q->held >= VL_LIMIT_IMAGE_HELD_BYTES)
+        return q->first && waits(q->first) ? q->first : NULL;
     for (struct vl_images *i = q->first; i; i = i->next) {
         uint32_t reading;
         uint64_t served;
         if (!waits(i))
             continue;
-        if (q->held >= VL_LIMIT_IMAGE_HELD_BYTES)
-            return i;
         account_of(q, i->uid, &reading, &served);
         if (!best || reading < best_reading || (reading == best_reading && served < best_served)) {
             best = i;

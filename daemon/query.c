@@ -115,7 +115,8 @@ static void forget_oldest(struct vl_manager *m, const struct vl_query *but)
     unsigned n = 0;
     for (struct vl_query *q = m->queries; q; q = q->next)
         if (q->state == VL_QUERY_FINISHED && q != but) {
-            oldest = q;
+            if (!oldest || !q->pipe || oldest->pipe) /* of those first whose reader has had all */
+                oldest = q;
             n++;
         }
     if (n > VL_LIMIT_QUERIES_KEPT)
@@ -195,7 +196,8 @@ static int on_timer(sd_event_source *s, uint64_t usec, void *user)
     (void)s;
     (void)usec;
     if (q->state == VL_QUERY_FINISHED) {
-        (void)vl_query_unref(q);
+        if (!q->pipe || set_timer(q, KEEP_USEC) < 0) /* else its reader has not had all of it yet */
+            (void)vl_query_unref(q);
         return 0;
     }
     cancel_turn(q);

@@ -494,6 +494,8 @@ static int run(const struct vl_run_args *a, const struct vl_config *config,
         r.code = sd_event_loop(r.event) < 0 ? VL_EXIT_FAILED : r.code;
     }
     vl_run_out_end(&r.out, r.code, a->stream ? &r.stats : NULL);
+    if (r.out.broken && r.code == VL_EXIT_OK)
+        r.code = VL_EXIT_FAILED;
     vl_process_limit_end(r.code);
     close_all(&r);
     return r.code;

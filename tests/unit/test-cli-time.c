@@ -16,8 +16,8 @@ static void test_span(void **state)
         {"10", 10000000},   {"10s", 10000000}, {"500ms", 500000},   {"2min 30s", 150000000},
         {"1h", 3600000000}, {"0.5s", 500000},  {"1d", 86400000000}, {" 3 s ", 3000000},
     };
-    static const char *const bad[] = {"",      " ",   "s",     "-1s", "1x",
-                                      "1e999", "1s;", "1 2 y", "nan", "99999999999999999d"};
+    static const char *const bad[] = {
+        "", ".", ".s", "5..", " ", "s", "-1s", "1x", "1e999", "1s;", "1 2 y", "nan", "99999999999999999d"};
     uint64_t v;
     for (size_t i = 0; i < sizeof(good) / sizeof(good[0]); i++) {
         assert_int_equal(vl_parse_span(good[i].s, &v), 0);
