@@ -85,5 +85,7 @@ bool vl_exam_ask(struct vl_feed *f, const struct vl_exam_how *how, const struct 
                                     .reducer_params = how->question_params,
                                     .visual_budget = how->question_tokens,
                                     .sampling = VL_SAMPLING_GREEDY});
+    if (f->status == VL_TURN_FAILED)
+        vl_feed_die("a question was not answered: '%s'", item->question);
     return vl_quiz_is_right(item, f->answer);
 }
