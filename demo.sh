@@ -3,7 +3,7 @@
 # Copyright vlmd contributors
 #
 # Builds vlmd, starts it on a bus of its own, and watches a video with you: captions as they come, three questions while
-# it plays, one status screen; with DEMO_REAL=1 then a real street, a clip of Debian's opencv-doc.
+# it plays, one status screen; then a real street, a clip of Debian's opencv-doc (96 MB, once), not with DEMO_REAL=0.
 #   ./demo.sh                                      the sample clip of the drawn world
 #   ./demo.sh FILE [--model F.gguf --mmproj F.gguf]   your file, with the built-in model or with yours
 #   ./demo.sh PICTURE [...] [--ask "QUESTION"]        a JPEG, PNG or WebP: one answer, without a daemon
@@ -34,7 +34,8 @@ vlmctl=build-demo/cli/vlmctl
 text=${model:-data/vlmd-world-text.gguf}
 projector=${mmproj:-data/vlmd-world-mmproj.gguf}
 if [ -n "$file" ] && [ -z "$model" ]; then
-    say 'Note: the built-in model knows only drawn shapes. For all else give it a SmolVLM pair:'
+    say 'Note: the built-in model knows drawn shapes, and of a fixed camera that something comes, goes or moves.'
+    echo '  For all else give it a SmolVLM pair:'
     echo '  ./demo.sh FILE --model text.gguf --mmproj mmproj.gguf'
 fi
 
@@ -137,9 +138,8 @@ street() {
     echo "$cache/vtest.avi"
 }
 
-# Not unless asked for: the built-in model has learned drawn shapes alone, and takes walkers for crosses.
-[ -z "$file" ] && [ "${DEMO_REAL:-0}" != 0 ] || exit 0
-say 'A real street, as fast as the model looks. It knows drawn shapes only, so what it says here is wrong:'
+[ -z "$file" ] && [ "${DEMO_REAL:-1}" != 0 ] || exit 0
+say 'A real street, as fast as the model looks: where in the picture something appears, moves or leaves'
 if real=$(street); then
     $vlmctl run "$real" --model "$text" --mmproj "$projector"
 else
