@@ -45,7 +45,9 @@ struct file_source {
     struct vl_error error; /* the first thing that went wrong */
     char seen[64];         /* a stream that was there and is not ours, for the message */
     uint64_t n_pictures;
-    off_t read_at; /* in a file that can be read anywhere */
+    /* Where a file that can be read anywhere is read next. Who reads it first thing, on whichever thread
+     * GStreamer chose, sees all that was written before the turn began. */
+    _Atomic int64_t read_at;
     /* over all turns */
     int64_t base_ns, last_ns, step_ns; /* of the turn's times; last time given; between the last two */
 };
@@ -343,12 +345,12 @@ static gboolean on_seek(GstAppSrc *src, guint64 offset, gpointer user)
     (void)src;
     if (offset > INT64_MAX)
         return FALSE;
-    f->read_at = (off_t)offset;
+    (void)atomic_exchange(&f->read_at, (int64_t)offset);
     return TRUE;
 }
 
-/* Up to n bytes at f->read_at. NULL: none, *ret_errno says why, 0 is the end of the file. */
-static GstBuffer *read_bytes(struct file_source *f, gsize n, int *ret_errno)
+/* Up to n bytes at `at`. NULL: none, *ret_errno says why, 0 is the end of the file. */
+static GstBuffer *read_bytes(struct file_source *f, int64_t at, gsize n, int *ret_errno)
 {
     GstBuffer *b = n ? gst_buffer_new_allocate(NULL, n, NULL) : NULL;
     GstMapInfo map;
@@ -358,7 +360,7 @@ static GstBuffer *read_bytes(struct file_source *f, gsize n, int *ret_errno)
         ssize_t got = 1;
         while (done < n && got > 0) {
             do
-                got = pread(f->fd, map.data + done, n - done, f->read_at + (off_t)done);
+                got = pread(f->fd, map.data + done, n - done, (off_t)at + (off_t)done);
             while (got < 0 && errno == EINTR);
             done += got > 0 ? (gsize)got : 0;
         }
@@ -369,7 +371,7 @@ static GstBuffer *read_bytes(struct file_source *f, gsize n, int *ret_errno)
     if (!done)
         return b ? (gst_buffer_unref(b), NULL) : NULL;
     gst_buffer_resize(b, 0, (gssize)done);
-    f->read_at += (off_t)done;
+    atomic_store(&f->read_at, at + (int64_t)done);
     return b;
 }
 
@@ -377,14 +379,15 @@ static GstBuffer *read_bytes(struct file_source *f, gsize n, int *ret_errno)
 static void on_need(GstAppSrc *src, guint length, gpointer user)
 {
     struct file_source *f = user;
+    const int64_t at = atomic_load(&f->read_at);
     struct stat st;
     guint64 left = 0;
     int code;
     if (fstat(f->fd, &st) == 0) {
         gst_app_src_set_size(src, st.st_size);
-        left = st.st_size > f->read_at ? (guint64)(st.st_size - f->read_at) : 0;
+        left = st.st_size > at ? (guint64)(st.st_size - at) : 0;
     }
-    GstBuffer *b = read_bytes(f, MIN(MIN(length, MAX_READ), left), &code);
+    GstBuffer *b = read_bytes(f, at, MIN(MIN(length, MAX_READ), left), &code);
     if (b) {
         (void)gst_app_src_push_buffer(src, b); /* refused while it is being stopped */
         return;
@@ -402,7 +405,7 @@ static GstElement *add_bytes(struct file_source *f)
         g_object_set(src, "fd", f->fd, NULL);
     if (!src || !f->seekable)
         return src;
-    f->read_at = 0;
+    atomic_store(&f->read_at, 0);
     g_object_set(src, "format", GST_FORMAT_BYTES, "stream-type", GST_APP_STREAM_TYPE_RANDOM_ACCESS, "size",
                  fstat(f->fd, &st) == 0 ? (gint64)st.st_size : (gint64)-1, "blocksize", 65536u, NULL);
     GstAppSrcCallbacks on = {.need_data = on_need, .seek_data = on_seek};
