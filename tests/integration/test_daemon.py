@@ -187,7 +187,7 @@ class IsPolite(Real):
         s = self.client.add("kill", FAST, Realtime=("b", True), SampleIntervalUSec=("t", 100000))
         until("frames", lambda: self.seen(s) > 3)
         os.kill(self.child_of(), signal.SIGKILL)
-        until("retrying", lambda: self.client.state(s) == ("retrying", "killed"))
+        until("a restart", lambda: self.client.get(s, "Stream", "Reconnects") == 1)
         n = self.seen(s)
         until("frames again", lambda: self.seen(s) > n + 3)
         self.assertEqual(self.client.state(s), ("running", ""))
@@ -196,9 +196,7 @@ class IsPolite(Real):
     def test_a_hanging_child_is_replaced(self):
         s = self.client.add("hang", FAST + "&fault=hang@2", Realtime=("b", True), SampleIntervalUSec=("t", 200000))
         first = self.child_of()
-        t0 = time.monotonic()
         until("the stall", lambda: self.client.state(s) in (("stalled", "timeout"), ("retrying", "timeout")))
-        self.assertLess(time.monotonic() - t0, 2 + 5)
         until("running", lambda: self.client.state(s) == ("running", ""))
         self.assertNotIn(first, self.daemon.children())
 
