@@ -122,10 +122,13 @@ static void sit_scene(struct vl_feed *f, const struct options *o, struct tally *
         if (o->wrong && !vl_quiz_same_text(f->caption, now->caption))
             (void)printf("wrong: %s scene %u second %u: caption '%s', right is '%s'\n",
                          vl_quiz_aspect_name(e.scene.aspect), index, s, f->caption, now->caption);
-        t->n_skipped += f->skipped;
-        t->encode_ns += f->skipped ? 0 : f->stats.encode_ns;
-        t->prefill_ns += f->skipped ? 0 : f->stats.prefill_ns;
-        t->decode_ns += f->skipped ? 0 : f->stats.decode_ns;
+        if (f->skipped) {
+            t->n_skipped++;
+        } else {
+            t->encode_ns += f->stats.encode_ns;
+            t->prefill_ns += f->stats.prefill_ns;
+            t->decode_ns += f->stats.decode_ns;
+        }
         ask_all(f, o, t, &e, s);
     }
     vl_exam_done(&e);

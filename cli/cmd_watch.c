@@ -12,9 +12,9 @@
 #include <time.h>
 #include <unistd.h>
 
-enum {
-    LAST_WORDS_MS = 30000
-}; /* after a stream's end its captions end by themselves; this is for when not */
+/* After a stream's end its captions end by themselves; this is for when not. */
+enum { LAST_WORDS_MS = 30000 };
+
 struct watch {
     struct vl_ctl *c;
     const char *name;

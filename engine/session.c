@@ -163,6 +163,21 @@ static int open_looks(struct vl_session *s, struct vl_error *err)
     return 0;
 }
 
+struct vl_event vl_session_frame_event(const struct vl_session *s, enum vl_event_type type)
+{
+    return (struct vl_event){.type = type,
+                             .pts_ns = s->pts_ns,
+                             .pts_end_ns = s->pts_ns + s->step_ns,
+                             .wall_ns = s->wall_ns,
+                             .session_stats = s->stats};
+}
+
+void vl_session_take_back(struct vl_session *s)
+{
+    struct vl_event ev = vl_session_frame_event(s, VL_EVENT_CAPTION_DONE);
+    vl_outbox_drop_text(s->out, &ev);
+}
+
 void vl_session_forget_looks(struct vl_session *s)
 {
     s->look.edge = s->before.edge = 0;
@@ -249,12 +264,7 @@ int vl_session_configure(struct vl_session *s, struct vl_session_plan *plan, str
         (void)vl_session_plan_unref(plan);
         return 0;
     }
-    /* Words that the frame under way has already said are taken back by an empty caption. */
-    vl_outbox_drop_text(s->out, &(struct vl_event){.type = VL_EVENT_CAPTION_DONE,
-                                                   .pts_ns = s->pts_ns,
-                                                   .pts_end_ns = s->pts_ns + s->step_ns,
-                                                   .wall_ns = s->wall_ns,
-                                                   .session_stats = s->stats});
+    vl_session_take_back(s);
     unbuild(s);
     s->plan = plan;
     s->stats.n_gaps++;

@@ -84,6 +84,10 @@ void vl_session_fail(struct vl_session *s, const struct vl_error *err); /* tells
 void vl_session_move(struct vl_session *s, enum vl_watch_phase to);
 /* A new view: everything after the sink is forgotten. */
 int vl_session_reset(struct vl_session *s);
+/* Of the frame under way. */
+struct vl_event vl_session_frame_event(const struct vl_session *s, enum vl_event_type type);
+/* The words that the frame under way has already said are taken back by an empty caption. */
+void vl_session_take_back(struct vl_session *s);
 /* The frame that comes is compared with none, nor is the one after it with the frame under way. */
 void vl_session_forget_looks(struct vl_session *s);
 /* Brings stats.window_* up to date. */

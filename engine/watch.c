@@ -56,20 +56,10 @@ bool vl_watch_wants_frame(struct vl_session *s)
 
 /* ---- the end of a frame ---- */
 
-static struct vl_event frame_event(const struct vl_session *s, enum vl_event_type type)
-{
-    return (struct vl_event){.type = type,
-                             .pts_ns = s->pts_ns,
-                             .pts_end_ns = s->pts_ns + s->step_ns,
-                             .wall_ns = s->wall_ns,
-                             .session_stats = s->stats};
-}
-
 /* The frame under way is undone; words already sent are taken back by an empty caption. */
 static int abandon(struct vl_session *s, const char *why)
 {
-    struct vl_event ev = frame_event(s, VL_EVENT_CAPTION_DONE);
-    vl_outbox_drop_text(s->out, &ev);
+    vl_session_take_back(s);
     vl_voice_stop(&s->voice);
     s->frame = vl_frame_unref(s->frame);
     s->stats.n_skipped++;
@@ -117,10 +107,10 @@ static int seen(struct vl_session *s)
     vl_session_measure(s);
     if (s->plan->opts.captions) {
         s->stats.n_captions += s->voice.n_text > 0;
-        struct vl_event ev = frame_event(s, VL_EVENT_CAPTION_DONE);
+        struct vl_event ev = vl_session_frame_event(s, VL_EVENT_CAPTION_DONE);
         vl_outbox_put_event(s->out, &ev);
     }
-    struct vl_event ev = frame_event(s, VL_EVENT_FRAME_SEEN);
+    struct vl_event ev = vl_session_frame_event(s, VL_EVENT_FRAME_SEEN);
     vl_outbox_put_event(s->out, &ev);
     vl_session_move(s, VL_WATCH_WAIT);
     return 0;

@@ -38,8 +38,6 @@ struct file_source {
     /* one turn; the streaming thread's while the pipeline runs */
     GstElement *pipeline;
     const struct vl_gst_codec *codec; /* of the stream we watch; NULL: none found yet */
-    GstElement *demuxer;              /* NULL: none yet, or none is needed */
-    bool reads_anywhere;              /* the demuxer: it pulls, where the file lets it */
     GstElement *decoder_end;          /* its source pad has raw pictures; NULL: no decoder yet */
     GstSegment segment;
     struct vl_error error; /* the first thing that went wrong */
@@ -76,14 +74,13 @@ static GstElement *add(struct file_source *f, const char *factory)
     return e;
 }
 
-/* Links the source pad to e's sink pad, and lets e run. A demuxer must be linked first: when it starts it
- * looks whether it may read anywhere; all else runs first, since data comes as soon as it is linked. */
-static bool attach(struct file_source *f, GstPad *src, GstElement *e)
+/* Links the source pad to e's sink pad, and lets e run. Who pulls is linked first, since it looks for what it
+ * may pull from when it starts; all else runs first, since data comes as soon as it is linked. */
+static bool attach(struct file_source *f, GstPad *src, GstElement *e, bool pulls)
 {
     GstPad *sink = gst_element_get_static_pad(e, "sink");
-    bool first = e == f->demuxer && f->reads_anywhere && f->seekable;
-    bool ok = sink && (first || gst_element_sync_state_with_parent(e)) &&
-              gst_pad_link(src, sink) == GST_PAD_LINK_OK && (!first || gst_element_sync_state_with_parent(e));
+    bool ok = sink && (pulls || gst_element_sync_state_with_parent(e)) &&
+              gst_pad_link(src, sink) == GST_PAD_LINK_OK && (!pulls || gst_element_sync_state_with_parent(e));
     if (sink)
         gst_object_unref(sink);
     if (!ok)
@@ -160,7 +157,7 @@ static bool add_sink(struct file_source *f, GstPad *raw)
     gst_caps_unref(caps);
     gst_app_sink_set_callbacks(GST_APP_SINK(sink), &on, f, NULL);
     return gst_element_link(convert, sink) && gst_element_sync_state_with_parent(sink) &&
-           attach(f, raw, convert);
+           attach(f, raw, convert, false);
 }
 
 /* ------------------------------------------------------------------------------ sizes, before any decoder */
@@ -211,7 +208,7 @@ static bool add_decoder(struct file_source *f, GstPad *pad)
     }
     (void)gst_bin_add(GST_BIN(f->pipeline), decoder);
     GstPad *raw = gst_element_get_static_pad(decoder, "src");
-    bool ok = raw && add_sink(f, raw) && attach(f, pad, decoder);
+    bool ok = raw && add_sink(f, raw) && attach(f, pad, decoder, false);
     if (raw)
         gst_object_unref(raw);
     f->decoder_end = decoder;
@@ -265,7 +262,7 @@ static void add_stream(struct file_source *f, GstPad *src, const struct vl_gst_c
             return;
         (void)gst_pad_add_probe(end, GST_PAD_PROBE_TYPE_BUFFER | GST_PAD_PROBE_TYPE_EVENT_DOWNSTREAM,
                                 on_parsed, f, NULL);
-        (void)attach(f, src, parser);
+        (void)attach(f, src, parser, false);
     } else {
         (void)gst_pad_add_probe(end, GST_PAD_PROBE_TYPE_BUFFER | GST_PAD_PROBE_TYPE_EVENT_DOWNSTREAM,
                                 on_parsed, f, NULL);
@@ -314,12 +311,11 @@ static void on_type(GstElement *typefind, guint probability, GstCaps *caps, gpoi
     const char *name = vl_gst_demuxer_for(caps);
     const struct vl_gst_codec *codec = vl_gst_codec_for(caps);
     if (name) {
-        f->demuxer = add(f, name);
-        f->reads_anywhere = !strcmp(name, "qtdemux");
-        if (f->demuxer) {
-            (void)g_signal_connect(f->demuxer, "pad-added", G_CALLBACK(on_pad), f);
-            (void)g_signal_connect(f->demuxer, "no-more-pads", G_CALLBACK(on_no_more_pads), f);
-            (void)attach(f, src, f->demuxer);
+        GstElement *demuxer = add(f, name);
+        if (demuxer) {
+            (void)g_signal_connect(demuxer, "pad-added", G_CALLBACK(on_pad), f);
+            (void)g_signal_connect(demuxer, "no-more-pads", G_CALLBACK(on_no_more_pads), f);
+            (void)attach(f, src, demuxer, f->seekable && !strcmp(name, "qtdemux"));
         }
     } else if (codec) {
         add_stream(f, src, codec);
@@ -417,7 +413,6 @@ static int build(struct file_source *f)
 {
     f->pipeline = gst_pipeline_new(NULL);
     f->codec = NULL;
-    f->demuxer = NULL;
     f->decoder_end = NULL;
     f->seen[0] = '\0';
     f->n_pictures = 0;

@@ -416,6 +416,16 @@ static int part_of(int fd, off_t from, size_t len)
     return part;
 }
 
+/* It plays to the end: so many pictures in, so many of them wanted. */
+static void plays_whole(struct child *c, uint64_t n_in, unsigned n_frames)
+{
+    assert_true(pump(c, 1000, PATIENCE_MS));
+    assert_int_equal(c->last.state, VL_INGEST_ENDED);
+    assert_int_equal(c->last.n_in, n_in);
+    assert_int_equal(c->n_frames, n_frames);
+    assert_int_equal(reap(c), 0);
+}
+
 /* What a recorder writes while it is being read is read too. */
 static void test_growing_file(void **state)
 {
@@ -434,10 +444,7 @@ static void test_growing_file(void **state)
     assert_int_equal(lseek(growing, 0, SEEK_END), half);
     assert_int_equal(sendfile(growing, rest, &at, len - half), len - half);
     assert_int_equal(vl_frame_socket_grant(c.s, &(struct vl_frame_credit){.n = 1}), 0);
-    assert_true(pump(&c, 1000, PATIENCE_MS));
-    assert_int_equal(c.last.state, VL_INGEST_ENDED);
-    assert_int_equal(c.n_frames, 80);
-    assert_int_equal(reap(&c), 0);
+    plays_whole(&c, 80, 80);
 }
 
 /* Sound that goes on when the picture is over, but is stored to its end before the last pictures: fed from
@@ -466,11 +473,7 @@ static void test_sound_longer_than_pictures(void **state)
     free(bytes);
     struct child c;
     watch_file(&c, slow, NULL);
-    assert_true(pump(&c, 1000, PATIENCE_MS));
-    assert_int_equal(c.last.state, VL_INGEST_ENDED);
-    assert_int_equal(c.last.n_in, 80);
-    assert_int_equal(c.n_frames, 4);
-    assert_int_equal(reap(&c), 0);
+    plays_whole(&c, 80, 4);
 }
 
 /* F29: whatever is left of a file ends in a named error or in the frames it has. */
